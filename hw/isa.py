@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instruction set: the one definition of instructions and step-list entries.
+
+An instruction is one 256-bit line, or two for COMPUTE, little-endian, fields packed from bit 0 in
+the order listed. Lines are fetched in order and handed to three queues (LOAD, COMPUTE, STORE) that
+run beside each other; inside a queue instructions run in order.
+
+**Dependencies.** Every instruction waits, before it starts, until the LOAD, COMPUTE and STORE
+queues have retired at least `wait_load`, `wait_compute` and `wait_store` instructions since the
+program started (16-bit counters, compared modulo 2^16, at most 2^15 - 1 instructions a queue).
+A program that only waits for instructions that stand before it in the stream cannot deadlock.
+An instruction retires when its last write has reached its memory.
+
+**COMPUTE** produces `groups` x `output_height` x `output_width` outputs of M channels each, group
+outermost, then rows, then pixels, one step list walk a pixel::
+
+    for g in range(groups):                            # gpw = N / M groups fill a word
+      for oy in range(output_height):
+        for ox in range(output_width):
+          A  = input_base + oy * input_row_step + ox * input_pixel_step
+          A += g // gpw            if mode is DEPTHWISE, WINDOW or MAXIMUM
+          iy = origin_y + oy * stride_y ;  ix = origin_x + ox * stride_x
+          index = 0
+          entries = (prologue if ox == 0) + body       # step RAM, from step_base, in this order
+          for entry in entries:
+            for r in range(entry.repeat + 1):
+              for j in range(4) if entry.valid[j]:     # up to four words, banks pairwise different
+                inside = 0 <= iy + entry.dy[j] < input_height and 0 <= ix + entry.dx[j] < input_width
+                word[j] = RAM[A + entry.offset[j] + r * entry.increment] if inside else padding x N
+              if entry.shift: push (word[0][c], word[1][c], word[2][c]) into the window of column c
+              if entry.mac:
+                accumulate(word, weight RAM[weight_base + g * weight_group_step + index])
+                index += 0 if entry.hold else 1
+          requantize, add, write to RAM[output_base + oy * output_row_step + ox * output_pixel_step
+                                        + g // gpw], bytes (g % gpw) * M ... + M - 1
+
+All activation addresses are in words, modulo 2^14. The bank of a word is its address modulo 4;
+two words of one step must lie in different banks (the hardware reads one of two that collide).
+The last body entry must have `mac` set. Column c of group g computes channel g * M + c.
+
+*Modes.* With d = the digit (slice) products of section 3 of the design:
+
+* DENSE8: one word; lane i multiplies word[0][i] by the signed byte i of the weight row.
+* DENSE4: two words; the low nibble of byte i is word[0][i]'s weight, the high nibble word[1][i]'s.
+* DENSE2: four words; bits 2k+1..2k of byte i are the weight of word[k][i] (2-bit slices only).
+* DEPTHWISE: column c takes byte b = (g % gpw) * M + c of each word; lane j multiplies word[j][b]
+  by the signed byte j of the weight row, j = 0..3 (word[j] of an invalid slot counts as 0).
+* WINDOW: as DEPTHWISE, but lane t multiplies tap t of the column's 3x3 window; t = 3 * row + column,
+  column 2 the newest. An entry's `phase` 0 presents taps 0 .. window_taps - 1 on lanes
+  0 .. window_taps - 1; phase 1 presents tap 8 on lane 0 (lanes = 8 only). The window a `mac` sees
+  includes the column that the same step shifts in. Only where `CoreConfig.window_taps` > 0.
+* MAXIMUM: accumulator = max over all steps of the valid word[j][b]; weights are not read.
+
+`entry.merge` builds a word from parts (first layers with few channels): in DENSE8 lanes below
+merge1 come from slot 0, from merge1 up to merge2 from slot 1, from merge2 up to merge3 from slot 2,
+the rest from slot 3. In DENSE4 word[0] takes lanes below merge1 from slot 0 and the rest from
+slot 1; word[1] takes lanes below merge3 from slot 2 and the rest from slot 3.
+
+*Accumulation* holds unsigned slice sums: the top bit of a signed digit multiplies the complemented
+activation 255 - a, so the hardware's accumulator exceeds the true dot product by the data-free term
+`complement_term` below, which the compiler folds into C.
+
+*Requantize* (per channel M, C, S from parameter RAM word parameter_base + g * words per group):
+t = acc * M + C; y = t >> S, minus 1 if half_even and the low S bits of t are zero and
+(y - output_zero_point) is odd; y = clamp(y, low, high). *Add*, if `residual`: the residual byte r
+is at residual_base + oy * residual_row_step + ox * residual_pixel_step + g // gpw, same byte
+lanes as the output; y = clamp((y * add_output_multiplier + r * add_residual_multiplier +
+add_constant) >> add_shift, add_low, add_high).
+
+**LOAD_ACTIVATIONS** reads `segments` runs of `segment_bytes` bytes, `segment_stride` bytes apart,
+as one stream of `height` x `width` pixels of `channels` bytes (any byte alignment; segments *
+segment_bytes must equal height * width * channels), XORs 0x80 into each byte if `signed_codes`, and
+writes each pixel into ceil(channels / N) consecutive words (bytes beyond `channels` zero), row y
+from `destination` + y * row_step. With `fold` = F > 0 (channels <= 4, F * channels <= N) each pixel
+makes one word instead: bytes 0 .. F * channels - 1 are the pixels x - F + 1 .. x of the row, oldest
+first, pixels outside the row being `fill`; `fold_extra` further words follow at the row's end
+(x = width .. width + fold_extra - 1). **STORE_ACTIVATIONS** is the reverse of the unfolded load.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amaranth.lib import data
+
+ISA_VERSION = 1
+LINE_BITS = 256
+LINE_BYTES = LINE_BITS // 8
+ADDRESS_BITS = 14
+"""Bits of an activation word address."""
+MAX_QUEUE_INSTRUCTIONS = 2**15 - 1
+STEP_SLOTS = 4
+STEP_BITS = 160
+
+
+class EncodingError(ValueError):
+    """A field value does not fit; the message names format, field, range and value."""
+
+
+class Opcode(enum.IntEnum):
+    HALT = 0
+    LOAD_WEIGHTS = 1
+    LOAD_PARAMETERS = 2
+    LOAD_STEPS = 3
+    LOAD_ACTIVATIONS = 4
+    COMPUTE = 5
+    STORE_ACTIVATIONS = 6
+
+
+class Mode(enum.IntEnum):
+    DENSE8 = 0
+    DENSE4 = 1
+    DENSE2 = 2
+    DEPTHWISE = 3
+    WINDOW = 4
+    MAXIMUM = 5
+
+
+class Window(enum.IntEnum):
+    """Memory windows the host places; programs hold offsets into them."""
+
+    PROGRAM = 0
+    INPUT = 1
+    OUTPUT = 2
+    SCRATCH = 3
+
+
+class Queue(enum.IntEnum):
+    LOAD = 0
+    COMPUTE = 1
+    STORE = 2
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    bits: int
+    doc: str
+    signed: bool = False
+
+    @property
+    def minimum(self) -> int:
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def maximum(self) -> int:
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class Format:
+    """Fields packed from bit 0 up, padded with zeros to `bits`."""
+
+    name: str
+    bits: int
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        used = sum(f.bits for f in self.fields)
+        if used > self.bits:
+            raise EncodingError(f"{self.name}: {used} bits of fields in a format of {self.bits}")
+
+    def encode(self, values: Mapping[str, int]) -> bytes:
+        """Little-endian bytes; fields left out are 0. Raises `EncodingError` for an unknown field
+        or a value out of range."""
+        unknown = set(values) - {f.name for f in self.fields}
+        if unknown:
+            raise EncodingError(f"{self.name}: unknown field {sorted(unknown)[0]!r}")
+        word = position = 0
+        for field in self.fields:
+            value = int(values.get(field.name, 0))
+            if not field.minimum <= value <= field.maximum:
+                raise EncodingError(
+                    f"{self.name}.{field.name}: {value} is not in "
+                    f"{field.minimum}..{field.maximum}"
+                )
+            word |= (value & ((1 << field.bits) - 1)) << position
+            position += field.bits
+        return word.to_bytes(self.bits // 8, "little")
+
+    def decode(self, raw: bytes) -> dict[str, int]:
+        """Field values; raises `EncodingError` for a wrong length or non-zero padding."""
+        if len(raw) != self.bits // 8:
+            raise EncodingError(f"{self.name}: {len(raw)} bytes, must be {self.bits // 8}")
+        word = int.from_bytes(raw, "little")
+        values: dict[str, int] = {}
+        for field in self.fields:
+            value = word & ((1 << field.bits) - 1)
+            word >>= field.bits
+            values[field.name] = value - (1 << field.bits) if value > field.maximum else value
+        if word:
+            raise EncodingError(f"{self.name}: reserved bits are not zero")
+        return values
+
+    def layout(self) -> data.StructLayout:
+        """The same fields as an Amaranth layout, `reserved` filling up to `bits`."""
+        from amaranth.hdl import signed, unsigned
+        from amaranth.lib import data
+
+        members = {f.name: signed(f.bits) if f.signed else unsigned(f.bits) for f in self.fields}
+        rest = self.bits - sum(f.bits for f in self.fields)
+        if rest:
+            members["reserved"] = unsigned(rest)
+        return data.StructLayout(members)
+
+
+def _instruction(name: str, lines: int, *fields: Field) -> Format:
+    return Format(name, lines * LINE_BITS, (*HEADER, *fields))
+
+
+HEADER = (
+    Field("opcode", 4, "Opcode"),
+    Field("mark", 1, "COMPUTE only: write the cycle of retirement to the trace buffer"),
+    Field("wait_load", 16, "LOAD instructions that must have retired"),
+    Field("wait_compute", 16, "COMPUTE instructions that must have retired"),
+    Field("wait_store", 16, "STORE instructions that must have retired"),
+    Field("header_reserved", 11, "zero"),
+)
+
+_SOURCE = (
+    Field("window", 2, "Window"),
+    Field("offset", 32, "byte offset of the first byte in the window"),
+)
+_PIXELS = (
+    Field("segments", 14, "runs of bytes in memory, at least 1"),
+    Field("segment_bytes", 26, "bytes of a run, at least 1"),
+    Field("segment_stride", 32, "bytes from one run's start to the next's"),
+    Field("destination", ADDRESS_BITS, "activation word of the first pixel"),
+    Field("row_step", ADDRESS_BITS, "words from row to row"),
+    Field("height", 12, "rows, at least 1"),
+    Field("width", 12, "pixels a row, at least 1"),
+    Field("channels", 14, "bytes a pixel, at least 1"),
+    Field("signed_codes", 1, "codes in memory are int8: XOR 0x80"),
+)
+
+FORMATS: dict[Opcode, Format] = {
+    Opcode.HALT: _instruction("HALT", 1),
+    Opcode.LOAD_WEIGHTS: _instruction(
+        "LOAD_WEIGHTS",
+        1,
+        *_SOURCE,
+        Field("destination", 12, "first weight row"),
+        Field("count", 13, "weight rows, at least 1; N bytes for each column, column 0 first"),
+    ),
+    Opcode.LOAD_PARAMETERS: _instruction(
+        "LOAD_PARAMETERS",
+        1,
+        *_SOURCE,
+        Field("destination", 12, "first parameter word"),
+        Field("count", 13, "groups, at least 1; see `encode_parameters` for the bytes"),
+    ),
+    Opcode.LOAD_STEPS: _instruction(
+        "LOAD_STEPS",
+        1,
+        *_SOURCE,
+        Field("destination", 10, "first step entry"),
+        Field("count", 11, "entries of 20 bytes, at least 1"),
+    ),
+    Opcode.LOAD_ACTIVATIONS: _instruction(
+        "LOAD_ACTIVATIONS",
+        1,
+        *_SOURCE,
+        *_PIXELS,
+        Field("fold", 4, "pixels folded into one word; 0 = not folded"),
+        Field("fold_extra", 4, "further words at each row's end when folded"),
+        Field("fill", 8, "code of pixels left and right of the row when folded"),
+    ),
+    Opcode.COMPUTE: _instruction(
+        "COMPUTE",
+        2,
+        Field("mode", 3, "Mode"),
+        Field("residual", 1, "second stage adds a residual"),
+        Field("half_even", 1, "round ties to even instead of up"),
+        Field("output_parity", 1, "output zero-point modulo 2, for half_even"),
+        Field("step_base", 10, "first step entry"),
+        Field("prologue_count", 10, "entries walked once at the start of each row"),
+        Field("step_count", 10, "body entries, walked for every pixel, at least 1"),
+        Field("weight_base", 12, "weight row of group 0"),
+        Field("weight_group_step", 12, "weight rows from group to group; 0 shares them"),
+        Field("parameter_base", 12, "first parameter word of group 0"),
+        Field("input_base", ADDRESS_BITS, "word address that offsets are relative to"),
+        Field("input_row_step", ADDRESS_BITS, "words per output row"),
+        Field("input_pixel_step", ADDRESS_BITS, "words per output pixel"),
+        Field("input_height", 12, "rows inside the image"),
+        Field("input_width", 12, "columns inside the image"),
+        Field("origin_y", 13, "input row of output row 0", signed=True),
+        Field("origin_x", 13, "input column of output column 0", signed=True),
+        Field("stride_y", 4, "input rows per output row"),
+        Field("stride_x", 4, "input columns per output pixel"),
+        Field("padding", 8, "code that replaces words outside the image"),
+        Field("output_base", ADDRESS_BITS, "word of the first output"),
+        Field("output_row_step", ADDRESS_BITS, "words from row to row"),
+        Field("output_pixel_step", ADDRESS_BITS, "words from pixel to pixel"),
+        Field("output_height", 12, "rows, at least 1"),
+        Field("output_width", 12, "pixels a row, at least 1"),
+        Field("groups", 12, "output groups of M channels, at least 1"),
+        Field("low", 8, "lower clamp of the requantizer"),
+        Field("high", 8, "upper clamp of the requantizer"),
+        Field("residual_base", ADDRESS_BITS, "word of the first residual"),
+        Field("residual_row_step", ADDRESS_BITS, "words from row to row"),
+        Field("residual_pixel_step", ADDRESS_BITS, "words from pixel to pixel"),
+        Field("add_output_multiplier", 22, "Ma"),
+        Field("add_residual_multiplier", 22, "Mb"),
+        Field("add_constant", 36, "Cadd", signed=True),
+        Field("add_shift", 6, "Sadd, at most 31"),
+        Field("add_low", 8, "lower clamp after the addition"),
+        Field("add_high", 8, "upper clamp after the addition"),
+    ),
+    Opcode.STORE_ACTIVATIONS: _instruction("STORE_ACTIVATIONS", 1, *_SOURCE, *_PIXELS),
+}
+
+STEP = Format(
+    "STEP",
+    STEP_BITS,
+    (
+        *(
+            field
+            for j in range(STEP_SLOTS)
+            for field in (
+                Field(f"valid{j}", 1, "the slot fetches a word"),
+                Field(f"dy{j}", 7, "row of the word relative to the pixel's", signed=True),
+                Field(f"dx{j}", 7, "column of the word relative to the pixel's", signed=True),
+                Field(f"offset{j}", ADDRESS_BITS, "word address relative to the pixel's"),
+            )
+        ),
+        Field("repeat", 11, "iterations beyond the first"),
+        Field("increment", 11, "words added to every offset each iteration", signed=True),
+        Field("mac", 1, "accumulate"),
+        Field("hold", 1, "do not advance the weight row"),
+        Field("shift", 1, "push slots 0..2 into the window"),
+        Field("phase", 1, "window taps: 0 = the first lanes, 1 = tap 8 on lane 0"),
+        Field("merge", 1, "build words from lanes of several slots"),
+        Field("merge1", 5, "first lane of slot 1"),
+        Field("merge2", 5, "first lane of slot 2"),
+        Field("merge3", 5, "first lane of slot 3"),
+    ),
+)
+
+QUEUE_OF: dict[Opcode, Queue] = {
+    Opcode.LOAD_WEIGHTS: Queue.LOAD,
+    Opcode.LOAD_PARAMETERS: Queue.LOAD,
+    Opcode.LOAD_STEPS: Queue.LOAD,
+    Opcode.LOAD_ACTIVATIONS: Queue.LOAD,
+    Opcode.COMPUTE: Queue.COMPUTE,
+    Opcode.STORE_ACTIVATIONS: Queue.STORE,
+}
+
+
+def encode_instruction(opcode: Opcode, **fields: int) -> bytes:
+    """One instruction, 32 or 64 bytes; raises `EncodingError`."""
+    return FORMATS[opcode].encode({"opcode": opcode, **fields})
+
+
+def decode_program(raw: bytes) -> list[tuple[Opcode, dict[str, int]]]:
+    """Instructions up to and including HALT; raises `EncodingError` for an unknown opcode, a
+    truncated program, or one without HALT."""
+    program: list[tuple[Opcode, dict[str, int]]] = []
+    position = 0
+    while position < len(raw):
+        try:
+            opcode = Opcode(raw[position] & 15)
+        except ValueError:
+            raise EncodingError(
+                f"instruction at byte {position}: unknown opcode {raw[position] & 15}"
+            ) from None
+        size = FORMATS[opcode].bits // 8
+        program.append((opcode, FORMATS[opcode].decode(raw[position : position + size])))
+        position += size
+        if opcode is Opcode.HALT:
+            return program
+    raise EncodingError("program does not end with HALT")
+
+
+def encode_parameters(multiplier: int, constant: int, shift: int, multiplier_bits: int) -> bytes:
+    """One channel's parameters as memory holds them, (words + 1) * 4 bytes.
+
+    The value is C (m + 32 bits, two's complement), then M (m bits), then S (6 bits), from bit 0,
+    cut into 36-bit words. Memory holds first one 32-bit word with bits 35..32 of parameter word i
+    in its bits 4i+3..4i, then bits 31..0 of each parameter word. A group is column 0's channel
+    first.
+    """
+    constant_bits = multiplier_bits + 32
+    limit = 1 << (constant_bits - 1)
+    if not -limit <= constant < limit:
+        raise EncodingError(f"parameters.constant: {constant} needs more than {constant_bits} bits")
+    if not 0 <= multiplier < 1 << multiplier_bits:
+        raise EncodingError(f"parameters.multiplier: {multiplier} is not in {multiplier_bits} bits")
+    if not 0 <= shift < 64:
+        raise EncodingError(f"parameters.shift: {shift} is not in 0..63")
+    value = constant & ((1 << constant_bits) - 1)
+    value |= multiplier << constant_bits | shift << (constant_bits + multiplier_bits)
+    words = -(-(constant_bits + multiplier_bits + 6) // 36)
+    parts = [(value >> (36 * i)) & ((1 << 36) - 1) for i in range(words)]
+    nibbles = sum((part >> 32) << (4 * i) for i, part in enumerate(parts))
+    return b"".join(v.to_bytes(4, "little") for v in (nibbles, *(p & 0xFFFFFFFF for p in parts)))
+
+
+def complement_weight(weight: int, mode: Mode) -> int:
+    """What a weight code contributes to the accumulator's data-free excess: the accumulator holds
+    sum(a * w) + sum(complement_weight(w)) over every lane and step, padded taps included.
+
+    The top bit of a b-bit weight code has value -2^(b-1) and multiplies 255 - a instead of -a,
+    hence 255 * 2^(b-1) for every negative code, whatever the slice width.
+    """
+    bits = {Mode.DENSE4: 4, Mode.DENSE2: 2}.get(mode, 8)
+    return (255 << (bits - 1)) if weight < 0 and mode is not Mode.MAXIMUM else 0
+
+
+def reference_table() -> str:
+    """The instruction set as Markdown tables, one a format, made from the definitions above."""
+    lines: list[str] = []
+    for format_ in (*FORMATS.values(), STEP):
+        lines += [f"### {format_.name} ({format_.bits} bits)", ""]
+        lines += ["| bits | field | meaning |", "| --- | --- | --- |"]
+        position = 0
+        for field in format_.fields:
+            kind = ", signed" if field.signed else ""
+            span = f"{position + field.bits - 1}:{position}"
+            lines.append(f"| {span} | `{field.name}` | {field.doc}{kind} |")
+            position += field.bits
+        lines.append("")
+    return "\n".join(lines)

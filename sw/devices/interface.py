@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every device offers: load a binary, run inputs, report where the cycles went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..binary import Binary
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """External memory as the simulated core sees it."""
+
+    latency: int = 40
+    """Cycles from an address to its first data."""
+    bytes_per_cycle: int = 4
+    """Data moved a cycle at most, each way."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cycle counters of one inference, all read from the core.
+
+    `sum(causes.values()) == cycles` and `head + sum(layer_cycles) + tail == cycles`.
+    """
+
+    cycles: int
+    causes: dict[str, int]
+    """`compute`, `weight_wait`, `memory_wait`, `drain`."""
+    head: int
+    """Cycles before the first layer's first step."""
+    layer_cycles: tuple[int, ...]
+    """One entry a layer of the binary, in order."""
+    tail: int
+    """Cycles after the last layer's last output."""
+
+
+class Device(Protocol):
+    """A backend. `name` is `reference`, `model`, `verilator` or a port."""
+
+    name: str
+
+    def load(self, binary: Binary) -> None:
+        """Make `binary` the program to run; runs its setup part. Raises `BinaryError` for a binary
+        of another core, `DeviceError` when the device fails."""
+
+    def run(self, inputs: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Profile | None]:
+        """Run each input in turn.
+
+        `inputs`: (batch, height, width, channels), the model's own codes in memory layout (int8
+        codes viewed as uint8). Returns outputs (batch, height, width, channels) likewise, and the
+        profile of the last inference, None where the device has no notion of time.
+        """
