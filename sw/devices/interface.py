@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,10 +50,12 @@ class Device(Protocol):
         """Make `binary` the program to run; runs its setup part. Raises `BinaryError` for a binary
         of another core, `DeviceError` when the device fails."""
 
-    def run(self, inputs: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Profile | None]:
-        """Run each input in turn.
+    def run(
+        self, inputs: Mapping[str, NDArray[np.uint8]]
+    ) -> tuple[dict[str, NDArray[np.uint8]], Profile | None]:
+        """Run the images of a batch one after the other, weights kept.
 
-        `inputs`: (batch, height, width, channels), the model's own codes in memory layout (int8
-        codes viewed as uint8). Returns outputs (batch, height, width, channels) likewise, and the
-        profile of the last inference, None where the device has no notion of time.
+        `inputs`: one array a graph input, (batch, height, width, channels), the model's own codes
+        in memory layout (int8 codes viewed as uint8). Returns one such array a graph output, and
+        the profile of the last inference, None where the device has no notion of time.
         """
