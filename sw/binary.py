@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accelerator binary: what the compiler writes and every device loads.
+
+A safetensors file with four byte tensors (`instructions`, `steps`, `weights`, `parameters`) and
+metadata that says where they lie in the program window, which core they are for, and what goes in
+and comes out. The file is canonical: one `Binary` has exactly one byte form, so a flipped bit
+anywhere is noticed, and it is covered by a SHA-256 besides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitloop.hw.config import ConfigError, CoreConfig
+from bitloop.hw.isa import (
+    LINE_BYTES,
+    STEP,
+    EncodingError,
+    Opcode,
+    decode_program,
+)
+
+from .errors import BinaryError
+from .files import replacing
+from .graph.ir import TensorSpec
+
+FORMAT = "bitloop-binary"
+FORMAT_VERSION = 1
+SECTIONS = ("instructions", "steps", "weights", "parameters")
+ALIGNMENT = 64
+"""Byte alignment of programs and of everything a LOAD instruction reads from the program window."""
+
+STEP_BYTES = STEP.bits // 8
+
+
+@dataclass(frozen=True)
+class Port:
+    """A graph input or output and where it lies in its memory window."""
+
+    spec: TensorSpec
+    offset: int
+    """Byte offset in the input or output window; the tensor is height * width * channels bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of one image."""
+        height, width, channels = self.spec.shape
+        return height * width * channels
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What reports say about a layer; its last COMPUTE carries a mark."""
+
+    name: str
+    op: str
+    """`conv`, `depthwise`, `linear`, `maxpool`, `avgpool` or `add`; `+add` when one is fused."""
+    weight_bits: int
+    """Width the weights are multiplied in: 8, 4 or 2."""
+    macs: int
+    """Multiply-accumulates of one image, padded taps counted; 0 where nothing is multiplied."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A program: where its first line lies in the program window and how many lines it has."""
+
+    offset: int
+    lines: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a tensor lies in the activation RAM, for people to read."""
+
+    tensor: str
+    base: int
+    """First word."""
+    row_step: int
+    """Words from row to row."""
+    words: int
+    first_layer: int
+    """Index of the layer that produces it, -1 for an input."""
+    last_layer: int
+    """Index of the last layer that reads it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Binary:
+    """A compiled network. All byte arrays are one-dimensional uint8."""
+
+    name: str
+    config: CoreConfig
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    layers: tuple[LayerInfo, ...]
+    placements: tuple[Placement, ...]
+    setup: Span
+    """Run once after loading: fetches what stays on the chip."""
+    inference: Span
+    """Run for each image."""
+    input_bytes: int
+    """Size of the input window."""
+    output_bytes: int
+    """Size of the output window."""
+    scratch_bytes: int
+    """Size of the scratch window, 0 where none is needed."""
+    offsets: dict[str, int]
+    """Byte offset of each section in the program window."""
+    instructions: NDArray[np.uint8]
+    steps: NDArray[np.uint8]
+    weights: NDArray[np.uint8]
+    parameters: NDArray[np.uint8]
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the core this was made for."""
+        return self.config.fingerprint
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """The graph's inputs, in order."""
+        return tuple(port.spec for port in self.inputs)
+
+    @property
+    def output_specs(self) -> tuple[TensorSpec, ...]:
+        """The graph's outputs, in order."""
+        return tuple(port.spec for port in self.outputs)
+
+    @property
+    def program_bytes(self) -> int:
+        """Size of the program window."""
+        return max(self.offsets[name] + getattr(self, name).size for name in SECTIONS)
+
+    def image(self) -> bytes:
+        """Contents of the program window."""
+        image = np.zeros(self.program_bytes, np.uint8)
+        for name in SECTIONS:
+            section = getattr(self, name)
+            image[self.offsets[name] : self.offsets[name] + section.size] = section
+        return image.tobytes()
+
+    def program(self, span: Span) -> list[tuple[Opcode, dict[str, int]]]:
+        """Decoded instructions of `setup` or `inference`."""
+        start = span.offset - self.offsets["instructions"]
+        return decode_program(self.instructions[start : start + span.lines * LINE_BYTES].tobytes())
+
+    def check_config(self, config: CoreConfig) -> None:
+        """Raises `BinaryError` unless this was made for a core like `config`."""
+        if config.fingerprint != self.fingerprint:
+            raise BinaryError(
+                f"{self.name}: compiled for core {self.config.name} ({self.fingerprint}), not for "
+                f"{config.name} ({config.fingerprint}); compile it again for this core"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes, always the same for the same contents."""
+        metadata = _metadata(self)
+        metadata["sha256"] = _digest(self, metadata)
+        return _serialize(self, metadata)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; an existing one is replaced only once the new one is complete."""
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(self.to_bytes())
+
+    @staticmethod
+    def load(path: str | Path) -> Binary:
+        """Read and check a file. Raises `BinaryError` naming file, field, rule and value."""
+        path = Path(path)
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise BinaryError(f"{path}: cannot be read: {error.strerror}") from None
+        return Binary.from_bytes(raw, str(path))
+
+    @staticmethod
+    def from_bytes(raw: bytes, source: str = "binary") -> Binary:
+        """Check and decode a file's bytes; `source` names them in messages."""
+        try:
+            return _parse(raw)
+        except BinaryError as error:
+            raise BinaryError(f"{source}: {error}; compile the model again") from None
+
+
+def _metadata(binary: Binary) -> dict[str, str]:
+    network = {
+        "name": binary.name,
+        "inputs": [dataclasses.asdict(port) for port in binary.inputs],
+        "outputs": [dataclasses.asdict(port) for port in binary.outputs],
+        "layers": [dataclasses.asdict(layer) for layer in binary.layers],
+        "placements": [dataclasses.asdict(placement) for placement in binary.placements],
+        "setup": dataclasses.asdict(binary.setup),
+        "inference": dataclasses.asdict(binary.inference),
+        "input_bytes": binary.input_bytes,
+        "output_bytes": binary.output_bytes,
+        "scratch_bytes": binary.scratch_bytes,
+        "offsets": binary.offsets,
+    }
+    return {
+        "format": FORMAT,
+        "version": str(FORMAT_VERSION),
+        "config": _canonical(dataclasses.asdict(binary.config)),
+        "fingerprint": binary.fingerprint,
+        "network": _canonical(network),
+        "sha256": "",
+    }
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(binary: Binary, metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(_canonical({**metadata, "sha256": ""}).encode())
+    for name in SECTIONS:
+        section = getattr(binary, name)
+        digest.update(f"{name}:{section.size}:".encode())
+        digest.update(section.tobytes())
+    return digest.hexdigest()
+
+
+def _serialize(binary: Binary, metadata: dict[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    for name in SECTIONS:
+        size = getattr(binary, name).size
+        header[name] = {
+            "dtype": "U8",
+            "shape": [size],
+            "data_offsets": [position, position + size],
+        }
+        position += size
+    text = _canonical(header).encode()
+    text += b" " * (-len(text) % 8)
+    sections = (getattr(binary, name).tobytes() for name in SECTIONS)
+    return b"".join((len(text).to_bytes(8, "little"), text, *sections))
+
+
+def _need(ok: bool, field: str, rule: str, value: object) -> None:
+    if not ok:
+        raise BinaryError(f"{field} must be {rule}, not {value!r}")
+
+
+def _parse(raw: bytes) -> Binary:
+    if len(raw) < 8:
+        raise BinaryError(f"truncated: {len(raw)} bytes, a header alone is longer")
+    size = int.from_bytes(raw[:8], "little")
+    if size > len(raw) - 8:
+        raise BinaryError(f"truncated or not a binary: header of {size} bytes in {len(raw)}")
+    try:
+        header = json.loads(raw[8 : 8 + size].decode())
+        metadata = dict(header["__metadata__"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BinaryError("header is not a safetensors header with metadata") from None
+    _need(metadata.get("format") == FORMAT, "format", repr(FORMAT), metadata.get("format"))
+    version = metadata.get("version")
+    _need(version == str(FORMAT_VERSION), "version", repr(str(FORMAT_VERSION)), version)
+    body = raw[8 + size :]
+    sections: dict[str, NDArray[np.uint8]] = {}
+    position = 0
+    for name in SECTIONS:
+        entry = header.get(name)
+        try:
+            start, stop = (int(v) for v in entry["data_offsets"])
+            plain = entry["dtype"] == "U8" and entry["shape"] == [stop - start]
+        except (KeyError, TypeError, ValueError):
+            raise BinaryError(f"tensor {name} is missing or malformed") from None
+        _need(plain and start == position <= stop, f"tensor {name}", "packed bytes", entry)
+        if stop > len(body):
+            raise BinaryError(f"truncated: tensor {name} ends at {stop} of {len(body)} bytes")
+        sections[name] = np.frombuffer(body, np.uint8, stop - start, start)
+        position = stop
+    _need(position == len(body), "file length", f"{8 + size + position}", len(raw))
+    try:
+        binary = _from_metadata(metadata, sections)
+    except ConfigError as error:
+        raise BinaryError(f"config: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BinaryError(f"metadata cannot be read: {error}") from None
+    want, got = _digest(binary, metadata), metadata.get("sha256")
+    _need(got == want, "sha256", want, got)
+    if binary.fingerprint != metadata.get("fingerprint"):
+        raise BinaryError(
+            f"fingerprint {metadata.get('fingerprint')!r} is not that of this config under the "
+            f"present instruction set ({binary.fingerprint})"
+        )
+    if binary.to_bytes() != raw:
+        raise BinaryError("header is not in canonical form: the file was altered")
+    check(binary)
+    return binary
+
+
+def _from_metadata(metadata: dict[str, str], sections: dict[str, NDArray[np.uint8]]) -> Binary:
+    network = json.loads(metadata["network"])
+    return Binary(
+        name=network["name"],
+        config=CoreConfig(**json.loads(metadata["config"])),
+        inputs=tuple(_port(p) for p in network["inputs"]),
+        outputs=tuple(_port(p) for p in network["outputs"]),
+        layers=tuple(LayerInfo(**layer) for layer in network["layers"]),
+        placements=tuple(Placement(**placement) for placement in network["placements"]),
+        setup=Span(**network["setup"]),
+        inference=Span(**network["inference"]),
+        input_bytes=network["input_bytes"],
+        output_bytes=network["output_bytes"],
+        scratch_bytes=network["scratch_bytes"],
+        offsets=network["offsets"],
+        **sections,
+    )
+
+
+def _port(value: dict[str, Any]) -> Port:
+    spec = dict(value["spec"])
+    spec["shape"] = tuple(spec["shape"])
+    spec["source_shape"] = tuple(spec["source_shape"])
+    return Port(TensorSpec(**spec), value["offset"])
+
+
+def check(binary: Binary) -> None:
+    """Raises `BinaryError` unless every size and index is in range and every line decodes."""
+    end = 0
+    for name in SECTIONS:
+        offset = binary.offsets.get(name, -1)
+        _need(offset >= end and offset % ALIGNMENT == 0, f"offset of {name}", "aligned", offset)
+        end = offset + getattr(binary, name).size
+    for kind, ports, size in (
+        ("input", binary.inputs, binary.input_bytes),
+        ("output", binary.outputs, binary.output_bytes),
+    ):
+        for port in ports:
+            inside = 0 <= port.offset and port.offset + port.size <= size
+            _need(inside, f"{kind} {port.spec.name}", f"inside {size} bytes", port.offset)
+            _need(0 <= port.spec.zero_point <= 255, f"{kind} zero-point", "0 to 255", port.spec)
+    marks = 0
+    for kind in ("setup", "inference"):
+        span: Span = getattr(binary, kind)
+        start = span.offset - binary.offsets["instructions"]
+        stop = start + span.lines * LINE_BYTES
+        inside = 0 <= start < stop <= binary.instructions.size and start % ALIGNMENT == 0
+        _need(inside, f"{kind} program", "inside the instructions", span)
+        try:
+            program = binary.program(span)
+        except EncodingError as error:
+            raise BinaryError(f"{kind} program: {error}") from None
+        for index, (opcode, fields) in enumerate(program):
+            _check_instruction(
+                binary, f"{kind} instruction {index} ({opcode.name})", opcode, fields
+            )
+            marks += fields.get("mark", 0)
+    _need(marks == len(binary.layers), "marks", f"one a layer ({len(binary.layers)})", marks)
+
+
+def _check_instruction(binary: Binary, name: str, opcode: Opcode, f: dict[str, int]) -> None:
+    config = binary.config
+    if opcode in (Opcode.LOAD_WEIGHTS, Opcode.LOAD_PARAMETERS, Opcode.LOAD_STEPS):
+        if opcode is Opcode.LOAD_WEIGHTS:
+            unit, words, depth = config.weight_row_bytes, 1, config.weight_rows
+        elif opcode is Opcode.LOAD_PARAMETERS:
+            words, depth = config.parameter_words_per_group, config.parameter_words
+            unit = config.columns * (words + 1) * 4
+        else:
+            unit, words, depth = STEP_BYTES, 1, config.step_entries
+        _need(f["count"] >= 1, f"{name}.count", "at least 1", f["count"])
+        last = f["destination"] + f["count"] * words
+        _need(last <= depth, f"{name} end", f"at most {depth}", last)
+        end = f["offset"] + f["count"] * unit
+        _need(f["window"] == 0, f"{name}.window", "the program window", f["window"])
+        _need(f["offset"] % ALIGNMENT == 0, f"{name}.offset", "64-aligned", f["offset"])
+        _need(end <= binary.program_bytes, f"{name} source end", "in the program window", end)
+        if opcode is Opcode.LOAD_STEPS:
+            _check_steps(binary, name, f["offset"], f["count"])
+    elif opcode is Opcode.COMPUTE:
+        count = f["step_base"] + f["prologue_count"] + f["step_count"]
+        _need(f["step_count"] >= 1, f"{name}.step_count", "at least 1", f["step_count"])
+        _need(count <= config.step_entries, f"{name} steps", f"in {config.step_entries}", count)
+        for field in ("groups", "output_height", "output_width"):
+            _need(f[field] >= 1, f"{name}.{field}", "at least 1", f[field])
+        words = f["parameter_base"] + f["groups"] * config.parameter_words_per_group
+        _need(words <= config.parameter_words, f"{name} parameters", "in the RAM", words)
+    elif opcode in (Opcode.LOAD_ACTIVATIONS, Opcode.STORE_ACTIVATIONS):
+        sizes = (binary.program_bytes, binary.input_bytes, binary.output_bytes)
+        size = (*sizes, binary.scratch_bytes)[f["window"]]
+        end = f["offset"] + (f["segments"] - 1) * f["segment_stride"] + f["segment_bytes"]
+        _need(end <= size, f"{name} end", f"inside its window of {size} bytes", end)
+        pixels = f["height"] * f["width"] * f["channels"]
+        length = f["segments"] * f["segment_bytes"]
+        _need(length == pixels > 0, f"{name} length", f"{pixels} bytes", length)
+
+
+def _check_steps(binary: Binary, name: str, offset: int, count: int) -> None:
+    start = offset - binary.offsets["steps"]
+    raw = binary.steps[max(start, 0) :].tobytes()
+    inside = 0 <= start and count * STEP_BYTES <= len(raw)
+    _need(inside, f"{name}.offset", "inside the steps", offset)
+    for index in range(count):
+        try:
+            STEP.decode(raw[index * STEP_BYTES : (index + 1) * STEP_BYTES])
+        except EncodingError as error:
+            raise BinaryError(f"{name} entry {index}: {error}") from None
