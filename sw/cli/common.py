@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs share: options, parsing, error reporting, progress and output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from bitloop.hw.config import ConfigError, CoreConfig
+from bitloop.hw.config import preset as find_preset
+from bitloop.hw.isa import EncodingError
+
+from ..errors import BitloopError
+
+if TYPE_CHECKING:
+    from ..devices.interface import MemoryModel
+
+FAILURE = 2
+"""Exit code for everything a user can put right."""
+
+DEFAULT_PRESET = "n8"
+
+USER_ERRORS = (BitloopError, ConfigError, EncodingError, OSError)
+
+
+class VerbGroup(TyperGroup):
+    """Turns errors a user can cause into one message and exit code 2, for every verb."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except USER_ERRORS as error:
+            message = " ".join(str(error).split())
+            if isinstance(error, OSError) and error.filename is not None:
+                message = f"{error.filename}: {error.strerror}"
+            click.echo(f"bitloop: {message}", err=True)
+            raise typer.Exit(FAILURE) from None
+
+
+PresetOption = Annotated[
+    str, typer.Option("--preset", metavar="NAME", help="Core preset (see `bitloop presets`).")
+]
+LoadedPresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Core the device is; default the one the binary was compiled for.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change a field of the preset; may be repeated."
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="latency=L,bytes=B",
+        help="External memory: cycles to first data, bytes a cycle [default: latency=40,bytes=4].",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def configure(preset: str, settings: list[str] | None) -> CoreConfig:
+    """The preset with its `--set` changes; raises `ConfigError`."""
+    return find_preset(preset).replace(**dict(parse_setting(text) for text in settings or ()))
+
+
+def configure_loaded(
+    compiled_for: CoreConfig, preset: str | None, settings: list[str] | None
+) -> CoreConfig:
+    """The core a loaded binary is to run on: its own unless the command line says otherwise."""
+    base = find_preset(preset) if preset is not None else compiled_for
+    return base.replace(**dict(parse_setting(text) for text in settings or ()))
+
+
+def parse_setting(text: str) -> tuple[str, int]:
+    """FIELD=VALUE with an integer value; raises `ConfigError`."""
+    field, equals, value = text.partition("=")
+    try:
+        return field.strip(), int(value, 0)
+    except ValueError:
+        raise ConfigError(f"--set {text}: expected FIELD=VALUE with an integer value") from None
+
+
+def parse_memory(text: str | None) -> MemoryModel:
+    """latency=L,bytes=B, either of which may be left out; raises `ConfigError`."""
+    from ..devices.interface import MemoryModel
+
+    values = {"latency": MemoryModel.latency, "bytes": MemoryModel.bytes_per_cycle}
+    least = {"latency": 0, "bytes": 1}
+    for part in text.split(",") if text else ():
+        name, _, value = part.partition("=")
+        name = name.strip()
+        if name not in values or not value.strip().isdecimal() or int(value) < least[name]:
+            raise ConfigError(
+                f"--memory {text}: {part!r} must be latency=CYCLES (0 or more) or "
+                f"bytes=BYTES_A_CYCLE (1 or more)"
+            )
+        values[name] = int(value)
+    return MemoryModel(latency=values["latency"], bytes_per_cycle=values["bytes"])
+
+
+def require_file(path: Path) -> Path:
+    """`path` if it is a file; raises the `OSError` that opening it would."""
+    with path.open("rb"):
+        return path
+
+
+class Say(Protocol):
+    def __call__(self, message: str, fraction: float | None = None) -> None:
+        """Says what is being done, and the fraction of it that is."""
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Say]:
+    """Shows what is going on, on stderr; yields the function that says what comes next.
+
+    A terminal gets one line with a spinner, anything else a line a message.
+    """
+    console = Console(stderr=True)
+    last = ""
+
+    def line(message: str, fraction: float | None = None) -> None:
+        nonlocal last
+        if message != last:
+            click.echo(message, err=True)
+        last = message
+
+    if not console.is_terminal:
+        line(first)
+        yield line
+        return
+    with console.status(escape(first)) as status:
+
+        def spin(message: str, fraction: float | None = None) -> None:
+            share = "" if fraction is None else f" {fraction:.0%}"
+            status.update(escape(message) + share)
+
+        yield spin
+
+
+def print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_table(table: object) -> None:
+    """A rich renderable on stdout, wide enough for its content where that is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)

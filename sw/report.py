@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The latency report: cycles by cause and by layer, as data, JSON or a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from .binary import Binary
+from .devices.interface import Profile
+
+
+@dataclass(frozen=True)
+class LayerLatency:
+    name: str
+    op: str
+    weight_bits: int | None
+    """None for a layer without weights."""
+    macs: int
+    """Multiply-accumulates, padded taps counted."""
+    cycles: int
+    utilization: float
+    """MACs over what the array could do in these cycles at this width, 0..1."""
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """One inference. `head` + the layers' cycles + `tail` == `cycles` == the sum of `causes`."""
+
+    preset: str
+    device: str
+    cycles: int
+    causes: dict[str, int]
+    head: int
+    """Cycles before the first layer's first step."""
+    layers: tuple[LayerLatency, ...]
+    tail: int
+    """Cycles after the last layer's last output."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form; its keys are a public contract."""
+        return {
+            "preset": self.preset,
+            "device": self.device,
+            "cycles": self.cycles,
+            "causes": self.causes,
+            "head": self.head,
+            "layers": [vars(layer) for layer in self.layers],
+            "tail": self.tail,
+        }
+
+    def as_table(self) -> Table:
+        table = Table(
+            title=f"{self.cycles:,} cycles on {self.preset} ({self.device})", title_justify="left"
+        )
+        table.add_column("layer")
+        table.add_column("operator")
+        for heading in ("bits", "MACs", "cycles", "share", "utilization"):
+            table.add_column(heading, justify="right")
+        table.add_row("head", "", "", "", *self._share(self.head), "", style="dim")
+        for layer in self.layers:
+            table.add_row(
+                layer.name,
+                layer.op,
+                str(layer.weight_bits or ""),
+                f"{layer.macs:,}",
+                *self._share(layer.cycles),
+                f"{layer.utilization:.1%}",
+            )
+        table.add_row("tail", "", "", "", *self._share(self.tail), "", style="dim")
+        table.caption = ", ".join(f"{name} {count:,}" for name, count in self.causes.items())
+        return table
+
+    def _share(self, cycles: int) -> tuple[str, str]:
+        return f"{cycles:,}", f"{cycles / self.cycles:.1%}"
+
+
+def latency_report(binary: Binary, profile: Profile, device: str) -> LatencyReport:
+    """Joins the binary's layers with the cycles the device measured for them."""
+    config = binary.config
+    layers = []
+    for layer, cycles in zip(binary.layers, profile.layer_cycles, strict=True):
+        peak = cycles * config.lanes * config.columns * 8 / (layer.weight_bits or 8)
+        layers.append(
+            LayerLatency(
+                name=layer.name,
+                op=layer.op,
+                weight_bits=layer.weight_bits or None,
+                macs=layer.macs,
+                cycles=cycles,
+                utilization=round(layer.macs / peak, 4) if peak else 0.0,
+            )
+        )
+    return LatencyReport(
+        preset=config.name,
+        device=device,
+        cycles=profile.cycles,
+        causes=dict(profile.causes),
+        head=profile.head,
+        layers=tuple(layers),
+        tail=profile.tail,
+    )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A binary loaded on a device, run with floats or raw codes. Opens devices by name: with the
+command line, the one place in this package that reaches `bitloop.sim`, and only when asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitloop.hw.config import CoreConfig
+
+from .binary import Binary
+from .codes import decode, encode, flip_sign, from_raw, to_raw
+from .devices.interface import Device, MemoryModel, Profile
+from .errors import DataError, DeviceError
+from .report import LatencyReport, latency_report
+
+DEVICES = ("reference", "verilator")
+
+Arrays = NDArray | Mapping[str, NDArray]
+
+
+def open_device(
+    name: str,
+    config: CoreConfig,
+    memory: MemoryModel | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Device:
+    """The device called `name` for cores of this configuration; `memory` is the external memory
+    where the RTL runs. `progress` is called with what is being built and the fraction done.
+    Raises `DeviceError` for an unknown name or a failed build."""
+    if name == "reference":
+        from .devices.reference import ReferenceDevice
+
+        return ReferenceDevice()
+    if name == "verilator":
+        from bitloop.sim.device import VerilatorDevice
+
+        return VerilatorDevice(config, memory or MemoryModel(), progress=progress)
+    raise DeviceError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
+
+
+class Session:
+    """A loaded network: `run` floats or `run_raw` codes, one array, or one an input by name."""
+
+    def __init__(self, binary: Binary, device: Device) -> None:
+        self.binary = binary
+        self.device = device
+        self.profile: Profile | None = None
+        """Of the last inference; None where the device has no notion of time."""
+        device.load(binary)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Real values in and out, (batch, *source_shape), through the stored scales.
+
+        Returns one array, or a mapping for networks of several outputs. Raises `DataError`.
+        """
+        memory = {
+            spec.name: flip_sign(spec, encode(spec, array))
+            for spec, array in self._inputs(inputs, "float")
+        }
+        found = self._run(memory)
+        return self._outputs(
+            {s.name: decode(s, flip_sign(s, found[s.name])) for s in self.binary.output_specs}
+        )
+
+    def run_raw(self, inputs: Arrays) -> Arrays:
+        """Integer codes in and out, in the source model's dtype and layout. Raises `DataError`."""
+        found = self._run({s.name: from_raw(s, a) for s, a in self._inputs(inputs, "raw")})
+        return self._outputs({s.name: to_raw(s, found[s.name]) for s in self.binary.output_specs})
+
+    def measure(self) -> LatencyReport:
+        """Runs one image and reports its cycles, which do not depend on the image's values.
+
+        Raises `DeviceError` for a device without time.
+        """
+        self._run({s.name: np.zeros((1, *s.shape), np.uint8) for s in self.binary.input_specs})
+        if self.profile is None:
+            raise DeviceError(
+                f"device {self.device.name!r} has no notion of time; measure on `verilator`"
+            )
+        return latency_report(self.binary, self.profile, self.device.name)
+
+    def _run(self, memory: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        outputs, self.profile = self.device.run(memory)
+        return outputs
+
+    def _inputs(self, inputs: Arrays, kind: str) -> list:
+        specs = self.binary.input_specs
+        if not isinstance(inputs, Mapping):
+            if len(specs) != 1:
+                names = ", ".join(spec.name for spec in specs)
+                raise DataError(
+                    f"the network has {len(specs)} inputs ({names}); give one array each"
+                )
+            inputs = {specs[0].name: inputs}
+        missing = [spec.name for spec in specs if spec.name not in inputs]
+        if missing or len(inputs) != len(specs):
+            raise DataError(f"expected the inputs {[s.name for s in specs]}, not {sorted(inputs)}")
+        if len({len(array) for array in inputs.values()}) != 1:
+            raise DataError("the inputs differ in batch size")
+        return [(spec, inputs[spec.name]) for spec in specs]
+
+    def _outputs(self, outputs: dict[str, NDArray]) -> Arrays:
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
