@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compute unit: walks step lists and issues one array step a cycle.
+
+An instruction starts by sending its constants to the columns where they differ from the ones there
+(which waits until the array is empty) and prefetching the first group's parameters; then every
+cycle issues one step unless
+
+* the entry is not there yet (the first of an instruction),
+* the first pixel of a group would end before the group's parameters are in the shadow registers,
+* the residual word still has to be read and every step of the pixel used its bank, or
+* residual outputs would come closer than two cycles.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import CoreConfig
+from .isa import FORMATS, STEP_SLOTS, Mode, Opcode
+from .operand_fetch import operation_layout
+from .pixel_walk import PixelWalk, part_shape
+from .step_fetch import StepFetch, step_write_layout
+from .streams import CONSTANT_WORDS, LoadTarget, load_write_layout
+
+
+class ComputeUnit(wiring.Component):
+    """Runs COMPUTE instructions in order.
+
+    Members
+    -------
+    instruction : stream of COMPUTE instructions whose dependencies are satisfied
+    step_write : step RAM write port, for the loader
+    load : constants for the columns; `load_valid` claims the load bus this cycle
+    operation : to `OperandFetch`, registered
+    output_valid : an output is under way: its address, part, whether it ends the instruction and
+        whether that is marked
+    empty : no output is under way (from the collector)
+    issued : a step was issued this cycle; active : an instruction is being worked on
+    illegal : an instruction breaks a rule of the instruction set
+    """
+
+    def __init__(self, config: CoreConfig, parameter_lead: int) -> None:
+        self._config = config
+        self._parameter_lead = parameter_lead
+        super().__init__(
+            {
+                "instruction": In(stream.Signature(FORMATS[Opcode.COMPUTE].layout())),
+                "step_write": In(step_write_layout()),
+                "load": Out(load_write_layout(config)),
+                "operation": Out(operation_layout(config)),
+                "output_valid": Out(1),
+                "output_address": Out(14),
+                "output_part": Out(part_shape(config)),
+                "output_end": Out(1),
+                "output_mark": Out(1),
+                "empty": In(1),
+                "issued": Out(1),
+                "active": Out(1),
+                "illegal": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.fetch = fetch = StepFetch(config)
+        m.submodules.walk = walk = PixelWalk(config)
+        m.d.comb += fetch.write.eq(self.step_write)
+
+        instruction = Signal(FORMATS[Opcode.COMPUTE].layout(), reset_less=True)
+        pixel, entry = walk.pixel, fetch.entry
+        m.d.comb += [
+            walk.instruction.eq(instruction),
+            fetch.base.eq(instruction.step_base),
+            fetch.prologue_count.eq(instruction.prologue_count),
+            fetch.step_count.eq(instruction.step_count),
+            fetch.width.eq(instruction.output_width),
+        ]
+
+        begin = Signal()
+        finish = Signal()
+        running = Signal()
+        self._control(m, instruction, begin, finish, running)
+        m.d.comb += [walk.start.eq(begin), fetch.start.eq(begin), fetch.stop.eq(finish)]
+
+        # ---- the step of this cycle -----------------------------------------------------------
+        repeat = Signal(11, reset_less=True)
+        base = Signal(14, reset_less=True)  # input address of the pixel plus repeat * increment
+        weight_offset = Signal(12, reset_less=True)
+        fresh = Signal(reset_less=True)  # nothing accumulated for this pixel yet
+        residual_pending = Signal()
+        ended_before = Signal()  # the previous cycle issued a pixel's last step
+
+        entry_end = Signal()
+        pixel_end = Signal()
+        swap = Signal()
+        m.d.comb += [
+            entry_end.eq(repeat == entry.repeat),
+            pixel_end.eq(entry_end & fetch.last),
+            swap.eq(pixel_end & pixel.group_start),
+        ]
+        address = [Signal(14, name=f"address{j}") for j in range(STEP_SLOTS)]
+        taken = Signal(STEP_SLOTS)  # slots that use the residual word's bank
+        for j in range(STEP_SLOTS):
+            m.d.comb += address[j].eq(base + entry[f"offset{j}"])
+            m.d.comb += taken[j].eq(entry[f"valid{j}"] & (address[j][:2] == pixel.residual[:2]))
+
+        shadow_full = Signal()
+        go = Signal()
+        residual_read = Signal()
+        offered = Signal()
+        m.d.comb += [
+            offered.eq(running & fetch.valid),
+            residual_read.eq(offered & residual_pending & (~taken.any() | pixel_end)),
+            go.eq(
+                offered
+                & ~(swap & ~shadow_full)
+                & ~(pixel_end & residual_pending & taken.any())
+                & ~(pixel_end & instruction.residual & ended_before)
+            ),
+            fetch.consume.eq(go & entry_end),
+            walk.advance.eq(go & pixel_end),
+            finish.eq(go & pixel_end & pixel.end),
+            self.issued.eq(go),
+            self.illegal.eq(go & pixel_end & ~entry.mac),
+        ]
+
+        m.d.sync += ended_before.eq(go & pixel_end)
+        with m.If(begin):
+            m.d.sync += [
+                repeat.eq(0),
+                base.eq(instruction.input_base),
+                weight_offset.eq(0),
+                fresh.eq(1),
+                residual_pending.eq(instruction.residual),
+            ]
+        with m.Elif(go):
+            m.d.sync += [repeat.eq(repeat + 1), base.eq(base + entry.increment)]
+            with m.If(entry.mac):
+                m.d.sync += fresh.eq(0)
+                with m.If(~entry.hold):
+                    m.d.sync += weight_offset.eq(weight_offset + 1)
+            with m.If(residual_read):
+                m.d.sync += residual_pending.eq(0)
+            with m.If(entry_end):
+                m.d.sync += [repeat.eq(0), base.eq(pixel.input)]
+            with m.If(pixel_end):
+                m.d.sync += [
+                    base.eq(walk.next_input),
+                    weight_offset.eq(0),
+                    fresh.eq(1),
+                    residual_pending.eq(instruction.residual),
+                ]
+        with m.Elif(residual_read):
+            m.d.sync += residual_pending.eq(0)
+
+        # ---- registered micro-operation -------------------------------------------------------
+        operation = self.operation
+        m.d.sync += [
+            operation.mac.eq(go & entry.mac),
+            operation.first.eq(fresh),
+            operation.last.eq(go & pixel_end),
+            operation.swap.eq(go & swap),
+            operation.shift.eq(go & entry.shift),
+            operation.phase.eq(entry.phase),
+            operation.mode.eq(instruction.mode),
+            operation.weight_row.eq(pixel.weight_row + weight_offset),
+            operation.padding.eq(instruction.padding),
+            operation.merge.eq(entry.merge),
+            Cat(*operation.merge_bounds).eq(Cat(entry.merge1, entry.merge2, entry.merge3)),
+            operation.part.eq(pixel.part),
+            operation.residual_read.eq(residual_read),
+            operation.residual_address.eq(pixel.residual),
+        ]
+        for j in range(STEP_SLOTS):
+            row = Signal(signed(15), name=f"row{j}")
+            column = Signal(signed(15), name=f"column{j}")
+            m.d.comb += [
+                row.eq(pixel.row + entry[f"dy{j}"]),
+                column.eq(pixel.column + entry[f"dx{j}"]),
+            ]
+            m.d.sync += [
+                operation.valid[j].eq(go & entry[f"valid{j}"]),
+                operation.inside[j].eq(
+                    (row >= 0)
+                    & (row < instruction.input_height)
+                    & (column >= 0)
+                    & (column < instruction.input_width)
+                ),
+                operation.address[j].eq(address[j]),
+            ]
+        self._parameters(m, instruction, begin, go & swap, pixel.group_end, shadow_full)
+
+        m.d.comb += [
+            self.output_valid.eq(go & pixel_end),
+            self.output_address.eq(pixel.output),
+            self.output_part.eq(pixel.part),
+            self.output_end.eq(pixel.end),
+            self.output_mark.eq(instruction.mark),
+        ]
+        return m
+
+    def _control(self, m: Module, instruction, begin, finish, running) -> None:
+        """Accept an instruction, check it, bring its constants to the columns, run it."""
+        config = self._config
+        offered = self.instruction.payload
+        no_window = config.window_taps == 0
+        wrong = (
+            (offered.mode > Mode.MAXIMUM)
+            | ((offered.mode == Mode.DENSE2) & (config.slices < 4))
+            | ((offered.mode == Mode.WINDOW) & no_window)
+            | (offered.step_count == 0)
+            | (offered.groups == 0)
+            | (offered.output_height == 0)
+            | (offered.output_width == 0)
+            | (offered.add_shift > 31)
+            | (
+                (offered.step_base + offered.prologue_count + offered.step_count)
+                > config.step_entries
+            )
+        )
+
+        wanted = _constants(instruction)
+        held = [Signal(36, name=f"held{i}", reset_less=True) for i in range(len(wanted))]
+        held_valid = Signal()
+        changed = Signal()
+        word = Signal(range(len(wanted)), reset_less=True)
+        m.d.comb += changed.eq(
+            ~held_valid | Cat(h != w for h, w in zip(held, wanted, strict=True)).any()
+        )
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.instruction.ready.eq(1)
+                m.d.sync += instruction.eq(offered)
+                m.d.sync += word.eq(0)
+                with m.If(self.instruction.valid):
+                    m.next = "BEGIN"
+                    with m.If(wrong):
+                        m.next = "ILLEGAL"
+            with m.State("BEGIN"):
+                m.d.comb += [begin.eq(1), self.active.eq(1)]
+                m.next = "RUN"
+                with m.If(changed):
+                    m.next = "CONSTANTS"
+            with m.State("CONSTANTS"):
+                m.d.comb += self.active.eq(1)
+                with m.If(self.empty):
+                    m.d.comb += [
+                        self.load.valid.eq(1),
+                        self.load.target.eq(LoadTarget.CONSTANTS),
+                        self.load.address.eq(word),
+                    ]
+                    with m.Switch(word):
+                        for i, value in enumerate(wanted):
+                            with m.Case(i):
+                                m.d.comb += self.load.data.eq(value)
+                                m.d.sync += held[i].eq(value)
+                    m.d.sync += word.eq(word + 1)
+                    with m.If(word == len(wanted) - 1):
+                        m.d.sync += held_valid.eq(1)
+                        m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += [running.eq(1), self.active.eq(1)]
+                with m.If(finish):
+                    m.next = "IDLE"
+            with m.State("ILLEGAL"):
+                m.d.comb += self.illegal.eq(1)
+
+    def _parameters(self, m: Module, instruction, begin, swapped, group_end, full) -> None:
+        """Read one group's parameter words into the shadow registers, as early as possible."""
+        words = self._config.parameter_words_per_group
+        address = Signal(12, reset_less=True)
+        left = Signal(range(words + 1))
+        settle = Signal(range(self._parameter_lead + 2))
+        reading = self.operation.parameter
+        m.d.comb += full.eq((left == 0) & (settle == 0))
+        m.d.sync += [
+            reading.enable.eq(left != 0),
+            reading.first.eq(left == words),
+            reading.address.eq(address),
+        ]
+        with m.If(left != 0):
+            m.d.sync += [
+                left.eq(left - 1),
+                address.eq(address + 1),
+                settle.eq(max(0, self._parameter_lead - 1)),
+            ]
+        with m.Elif(settle != 0):
+            m.d.sync += settle.eq(settle - 1)
+        with m.If(begin):
+            m.d.sync += [address.eq(instruction.parameter_base), left.eq(words)]
+        with m.Elif(swapped & ~group_end):
+            m.d.sync += left.eq(words)
+
+
+def _constants(instruction) -> list:
+    """The constant words of an instruction, in `CONSTANT_WORDS` order. Without a residual the
+    add's fields are left as they are, hence zero here only where the layout reserves bits."""
+    words = []
+    for layout in CONSTANT_WORDS:
+        fields = []
+        for name, field in layout:
+            fields.append(
+                Mux(instruction.residual, getattr(instruction, name), 0)[: field.width]
+                if name.startswith("add_")
+                else 0
+                if name == "reserved"
+                else getattr(instruction, name)
+            )
+        words.append(_pack(layout, fields))
+    return words
+
+
+def _pack(layout, fields):
+    from amaranth.hdl import Const, Value
+
+    parts = []
+    for (_, field), value in zip(layout, fields, strict=True):
+        parts.append(Const(0, field.width) if isinstance(value, int) else Value.cast(value))
+    return Cat(*parts)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cycle counter, the split of every cycle by cause, and the trace buffer of marks."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import CoreConfig
+from .registers import Cause
+
+
+class Counters(wiring.Component):
+    """Counts while `running`; everything but the trace RAM's contents restarts at `start`.
+
+    Each running cycle counts for exactly one cause, the first that applies:
+
+    1. COMPUTE: the compute unit issued a step.
+    2. DRAIN: it is working on an instruction but could not issue (start of an instruction,
+       parameters, residual).
+    3. The next COMPUTE waits for a load: WEIGHT_WAIT if the loader's oldest work is weights,
+       parameters or steps, else MEMORY_WAIT.
+    4. The next COMPUTE waits for a store: MEMORY_WAIT.
+    5. DRAIN: the next COMPUTE waits for an earlier one, or outputs are still under way.
+    6. A load or store is being worked on: as 3 and 4.
+    7. WEIGHT_WAIT: nothing to do but wait for instructions.
+
+    Members
+    -------
+    cause_count[Cause], cycles : 64-bit counters
+    mark : pulse; writes the cycle counter's low half to the trace. The first COMPUTE step does too.
+    trace_index, trace_data : read port, data a cycle later
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self._entries = config.trace_entries
+        super().__init__(
+            {
+                "start": In(1),
+                "running": In(1),
+                "issued": In(1),
+                "active": In(1),
+                "waits_load": In(1),
+                "waits_compute": In(1),
+                "waits_store": In(1),
+                "outputs_pending": In(1),
+                "loader_busy": In(1),
+                "loader_activations": In(1),
+                "storer_busy": In(1),
+                "mark": In(1),
+                "cycles": Out(64),
+                "cause_count": Out(data.ArrayLayout(unsigned(64), len(Cause))),
+                "trace_count": Out(32),
+                "trace_index": In(32),
+                "trace_data": Out(32),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        cause = Signal(Cause)
+        load_cause = Signal(Cause)
+        m.d.comb += load_cause.eq(Cause.WEIGHT_WAIT)
+        with m.If(self.loader_activations):
+            m.d.comb += load_cause.eq(Cause.MEMORY_WAIT)
+        with m.If(self.issued):
+            m.d.comb += cause.eq(Cause.COMPUTE)
+        with m.Elif(self.active):
+            m.d.comb += cause.eq(Cause.DRAIN)
+        with m.Elif(self.waits_load):
+            m.d.comb += cause.eq(load_cause)
+        with m.Elif(self.waits_store):
+            m.d.comb += cause.eq(Cause.MEMORY_WAIT)
+        with m.Elif(self.waits_compute | self.outputs_pending):
+            m.d.comb += cause.eq(Cause.DRAIN)
+        with m.Elif(self.loader_busy):
+            m.d.comb += cause.eq(load_cause)
+        with m.Elif(self.storer_busy):
+            m.d.comb += cause.eq(Cause.MEMORY_WAIT)
+        with m.Else():
+            m.d.comb += cause.eq(Cause.WEIGHT_WAIT)
+
+        # The cause is registered before it counts: the wide increments stay off its path.
+        counted = Signal(Cause)
+        counting = Signal()
+        m.d.sync += [counted.eq(cause), counting.eq(self.running & ~self.start)]
+        with m.If(self.start):
+            m.d.sync += self.cycles.eq(0)
+            m.d.sync += [count.eq(0) for count in self.cause_count]
+        with m.Else():
+            m.d.sync += self.cycles.eq(self.cycles + counting)
+            for each in Cause:
+                hit = counting & (counted == each)
+                m.d.sync += self.cause_count[each].eq(self.cause_count[each] + hit)
+
+        m.submodules.trace = trace = memory.Memory(
+            shape=unsigned(32), depth=self._entries, init=[]
+        )
+        write, read = trace.write_port(), trace.read_port(domain="sync")
+        seen_step = Signal()
+        mark = Signal()
+        m.d.comb += mark.eq(self.mark | (self.issued & ~seen_step))
+        with m.If(self.issued):
+            m.d.sync += seen_step.eq(1)
+        full = self.trace_count >= self._entries
+        m.d.comb += [
+            write.en.eq(mark & ~full),
+            write.addr.eq(self.trace_count),
+            write.data.eq(self.cycles),
+            read.addr.eq(self.trace_index),
+            self.trace_data.eq(read.data),
+        ]
+        with m.If(self.start):
+            m.d.sync += [self.trace_count.eq(0), seen_step.eq(0)]
+        with m.Elif(mark & ~full):
+            m.d.sync += self.trace_count.eq(self.trace_count + 1)
+        return m

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches the program and hands each instruction to its queue once what it waits for is done."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import CoreConfig
+from .isa import FORMATS, HEADER, LINE_BITS, LINE_BYTES, Opcode, Queue, Window
+from .registers import ErrorCode
+
+PREFETCH_BYTES = 1024
+"""Program bytes held ahead; one block RAM where the bus is 32 bits wide."""
+REQUEST_BYTES = 256
+"""Program bytes asked for at a time."""
+
+
+class Dispatch(wiring.Component):
+    """Instruction fetch, one slot a queue, retirement counters.
+
+    A line is assembled from bus beats while slots are still busy; an instruction whose slot is
+    taken holds up those behind it, so programs put loads ahead of the computation they feed.
+
+    Members
+    -------
+    start : pulse; `program` and `lines` must hold while the program runs
+    request, beats : read engine client
+    load, compute, store : instructions whose dependencies are satisfied
+    retired : pulse a queue
+    waiting : for the COMPUTE slot: unsatisfied dependency on each queue; all 0 if the slot is empty
+    slot_full : slots that hold an instruction
+    finished : the program reached HALT and everything retired
+    error : ErrorCode, NONE unless the program is wrong
+    dispatched : lines handed out since start
+    """
+
+    def __init__(self, config: CoreConfig, request_layout: data.StructLayout) -> None:
+        self._config = config
+        line = stream.Signature(LINE_BITS)
+        super().__init__(
+            {
+                "start": In(1),
+                "program": In(32),
+                "lines": In(32),
+                "request": Out(stream.Signature(request_layout)),
+                "beats": In(stream.Signature(config.data_bits)),
+                "load": Out(line),
+                "compute": Out(stream.Signature(FORMATS[Opcode.COMPUTE].layout())),
+                "store": Out(line),
+                "retired": In(len(Queue)),
+                "waiting": Out(len(Queue)),
+                "slot_full": Out(len(Queue)),
+                "finished": Out(1),
+                "error": Out(ErrorCode),
+                "dispatched": Out(32),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        running = Signal()
+        with m.If(self.start):
+            m.d.sync += running.eq(1)
+        line, line_valid, line_taken = self._fetch(m, running)
+
+        # ---- retirement ---------------------------------------------------------------------
+        issued = [Signal(16, name=f"issued_{q.name.lower()}") for q in Queue]
+        retired = [Signal(16, name=f"retired_{q.name.lower()}") for q in Queue]
+        for q in Queue:
+            with m.If(self.retired[q]):
+                m.d.sync += retired[q].eq(retired[q] + 1)
+        pending = Signal()
+        m.d.comb += pending.eq(
+            Cat(i != r for i, r in zip(issued, retired, strict=True)).any()
+        )
+
+        def unsatisfied(fields: data.View) -> list:
+            """Dependencies on each queue that are not met yet, counters modulo 2^16."""
+            waits = (fields.wait_load, fields.wait_compute, fields.wait_store)
+            lags = []
+            for q in Queue:
+                lag = Signal(16)
+                m.d.comb += lag.eq(retired[q] - waits[q])
+                lags.append(lag[15])
+            return lags
+
+        # ---- slots ----------------------------------------------------------------------------
+        outputs = (self.load, self.compute, self.store)
+        free = Signal(len(Queue))
+        slots = []
+        for q, output in zip(Queue, outputs, strict=True):
+            bits = 2 * LINE_BITS if q is Queue.COMPUTE else LINE_BITS
+            slot = Signal(bits, reset_less=True, name=f"slot_{q.name.lower()}")
+            full = self.slot_full[q]
+            view = data.View(_header_layout(), slot[: _header_layout().size])
+            lags = unsatisfied(view)
+            m.d.comb += [
+                output.valid.eq(full & ~Cat(*lags).any()),
+                output.payload.eq(slot),
+                free[q].eq(~full | output.ready & output.valid),
+            ]
+            with m.If(output.valid & output.ready):
+                m.d.sync += full.eq(0)
+            if q is Queue.COMPUTE:
+                m.d.comb += self.waiting.eq(Mux(full, Cat(*lags), 0))
+            slots.append(slot)
+
+        # ---- hand out lines -------------------------------------------------------------------
+        second = Signal()  # the first half of a COMPUTE is in its slot
+        halted = Signal()
+        opcode = line[:4]
+        with m.If(running & line_valid & ~halted & (self.error == ErrorCode.NONE)):
+            with m.If(second):
+                m.d.comb += line_taken.eq(1)
+                m.d.sync += [
+                    slots[Queue.COMPUTE][LINE_BITS:].eq(line),
+                    self.slot_full[Queue.COMPUTE].eq(1),
+                    issued[Queue.COMPUTE].eq(issued[Queue.COMPUTE] + 1),
+                    second.eq(0),
+                ]
+            with m.Else():
+                with m.Switch(opcode):
+                    with m.Case(Opcode.HALT):
+                        m.d.comb += line_taken.eq(1)
+                        m.d.sync += halted.eq(1)
+                    with m.Case(
+                        Opcode.LOAD_WEIGHTS,
+                        Opcode.LOAD_PARAMETERS,
+                        Opcode.LOAD_STEPS,
+                        Opcode.LOAD_ACTIVATIONS,
+                    ):
+                        self._fill(m, Queue.LOAD, slots, free, issued, line, line_taken)
+                    with m.Case(Opcode.STORE_ACTIVATIONS):
+                        self._fill(m, Queue.STORE, slots, free, issued, line, line_taken)
+                    with m.Case(Opcode.COMPUTE):
+                        with m.If(free[Queue.COMPUTE]):
+                            m.d.comb += line_taken.eq(1)
+                            m.d.sync += [
+                                slots[Queue.COMPUTE][:LINE_BITS].eq(line),
+                                second.eq(1),
+                            ]
+                    with m.Default():
+                        m.d.sync += self.error.eq(ErrorCode.ILLEGAL_OPCODE)
+        with m.If(line_taken):
+            m.d.sync += self.dispatched.eq(self.dispatched + 1)
+        m.d.comb += self.finished.eq(halted & ~pending & ~self.slot_full.any())
+        return m
+
+    def _fill(self, m, queue, slots, free, issued, line, line_taken) -> None:
+        with m.If(free[queue]):
+            m.d.comb += line_taken.eq(1)
+            m.d.sync += [
+                slots[queue].eq(line),
+                self.slot_full[queue].eq(1),
+                issued[queue].eq(issued[queue] + 1),
+            ]
+
+    def _fetch(self, m: Module, running: Signal) -> tuple[Signal, Signal, Signal]:
+        """Ask for the program ahead of need and assemble lines; returns line, valid, taken."""
+        beat_bits = self._config.data_bits
+        depth = PREFETCH_BYTES * 8 // beat_bits
+        beats_a_line = LINE_BITS // beat_bits
+        m.submodules.prefetch = prefetch = fifo.SyncFIFOBuffered(width=beat_bits, depth=depth)
+
+        offset = Signal(32, reset_less=True)
+        lines_left = Signal(32)  # not yet asked for
+        space = Signal(range(depth + 1), init=depth)  # beats neither asked for nor held
+        ask = Signal(range(REQUEST_BYTES // LINE_BYTES + 1))
+        most = REQUEST_BYTES // LINE_BYTES
+        m.d.comb += [
+            ask.eq(Mux(lines_left < most, lines_left, most)),
+            self.request.valid.eq((lines_left != 0) & (space >= most * beats_a_line)),
+            self.request.payload.window.eq(Window.PROGRAM),
+            self.request.payload.offset.eq(offset),
+            self.request.payload.bytes.eq(ask * LINE_BYTES),
+        ]
+        asked = Signal()
+        m.d.comb += asked.eq(self.request.valid & self.request.ready)
+        with m.If(self.start):
+            m.d.sync += [offset.eq(self.program), lines_left.eq(self.lines)]
+        with m.Elif(asked):
+            m.d.sync += [
+                offset.eq(offset + REQUEST_BYTES),
+                lines_left.eq(lines_left - ask),
+            ]
+
+        m.d.comb += [
+            prefetch.w_data.eq(self.beats.payload),
+            prefetch.w_en.eq(self.beats.valid),
+            self.beats.ready.eq(prefetch.w_rdy),
+        ]
+        line = Signal(LINE_BITS, reset_less=True)
+        count = Signal(range(beats_a_line + 1))
+        line_valid = Signal()
+        line_taken = Signal()
+        popped = Signal()
+        m.d.comb += [
+            line_valid.eq(count == beats_a_line),
+            prefetch.r_en.eq(~line_valid | line_taken),
+            popped.eq(prefetch.r_en & prefetch.r_rdy),
+        ]
+        with m.If(popped):
+            m.d.sync += line.eq(Cat(line[beat_bits:], prefetch.r_data))
+        with m.If(line_taken):
+            m.d.sync += count.eq(popped)
+        with m.Elif(popped):
+            m.d.sync += count.eq(count + 1)
+        m.d.sync += space.eq(space + popped - Mux(asked, ask * beats_a_line, 0))
+
+        return line, line_valid, line_taken
+
+
+def _header_layout() -> data.StructLayout:
+    return data.StructLayout({f.name: unsigned(f.bits) for f in HEADER})

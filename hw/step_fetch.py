@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step RAM and the walker that hands its entries to the issue stage, pixel after pixel."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import CoreConfig
+from .isa import STEP
+
+
+def step_write_layout() -> data.StructLayout:
+    """A write of one whole entry into the step RAM."""
+    return data.StructLayout({"enable": 1, "address": unsigned(10), "data": STEP.layout()})
+
+
+class StepFetch(wiring.Component):
+    """Endless stream of step entries: at each row's start the prologue, then the body once a pixel.
+
+    One entry a cycle. The walker knows nothing of rows beyond their width and runs ahead of the
+    issue stage; the issue stage counts pixels and stops it.
+
+    Members
+    -------
+    start : pulse; the list and width inputs must hold from this cycle until `stop` or the next start
+    stop : pulse; drops what was fetched ahead
+    entry, last, valid : current entry; `last` marks the last of a pixel
+    consume : the entry is used up
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self._depth = config.step_entries
+        super().__init__(
+            {
+                "write": In(step_write_layout()),
+                "start": In(1),
+                "stop": In(1),
+                "base": In(10),
+                "prologue_count": In(10),
+                "step_count": In(10),
+                "width": In(12),
+                "entry": Out(STEP.layout()),
+                "last": Out(1),
+                "valid": Out(1),
+                "consume": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.ram = ram = memory.Memory(shape=STEP.layout(), depth=self._depth, init=[])
+        write = ram.write_port()
+        m.d.comb += [
+            write.en.eq(self.write.enable),
+            write.addr.eq(self.write.address),
+            write.data.eq(self.write.data),
+        ]
+        read = ram.read_port(domain="sync")
+
+        # Two stages behind the walker: the RAM's output and the entry register. Each moves when
+        # the one after it is free, so a long repeat simply holds them.
+        running = Signal()
+        read_valid = Signal()
+        read_last = Signal(reset_less=True)
+        entry_moves = Signal()
+        read_moves = Signal()
+        m.d.comb += [
+            entry_moves.eq(~self.valid | self.consume),
+            read_moves.eq(~read_valid | entry_moves),
+            read.en.eq(running & read_moves),
+        ]
+
+        address = Signal(10, reset_less=True)
+        left = Signal(10, reset_less=True)  # entries of the current list after this one
+        in_prologue = Signal(reset_less=True)
+        column = Signal(12, reset_less=True)
+        m.d.comb += read.addr.eq(address)
+
+        has_prologue = Signal()
+        m.d.comb += has_prologue.eq(self.prologue_count != 0)
+
+        def begin_row() -> list:
+            return [
+                address.eq(self.base),
+                in_prologue.eq(has_prologue),
+                column.eq(0),
+                left.eq(Mux(has_prologue, self.prologue_count, self.step_count) - 1),
+            ]
+
+        with m.If(read.en):
+            with m.If(left != 0):
+                m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
+            with m.Elif(in_prologue):  # the body follows the prologue in the RAM
+                m.d.sync += [
+                    address.eq(address + 1),
+                    in_prologue.eq(0),
+                    left.eq(self.step_count - 1),
+                ]
+            with m.Elif(column == self.width - 1):
+                m.d.sync += begin_row()
+            with m.Else():
+                m.d.sync += [
+                    address.eq(self.base + self.prologue_count),
+                    column.eq(column + 1),
+                    left.eq(self.step_count - 1),
+                ]
+
+        with m.If(read_moves):
+            m.d.sync += [read_valid.eq(running), read_last.eq((left == 0) & ~in_prologue)]
+        with m.If(entry_moves):
+            m.d.sync += [
+                self.valid.eq(read_valid),
+                self.entry.eq(read.data),
+                self.last.eq(read_last),
+            ]
+
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), read_valid.eq(0), self.valid.eq(0), *begin_row()]
+        with m.Elif(self.stop):
+            m.d.sync += [running.eq(0), read_valid.eq(0), self.valid.eq(0)]
+        return m
