@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -36,14 +35,16 @@ USER_ERRORS = (BitloopError, ConfigError, EncodingError, OSError)
 class VerbGroup(TyperGroup):
     """Turns errors a user can cause into one message and exit code 2, for every verb."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: typer.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output has gone: not a failure to report
+            raise
         except USER_ERRORS as error:
             message = " ".join(str(error).split())
             if isinstance(error, OSError) and error.filename is not None:
                 message = f"{error.filename}: {error.strerror}"
-            click.echo(f"bitloop: {message}", err=True)
+            typer.echo(f"bitloop: {message}", err=True)
             raise typer.Exit(FAILURE) from None
 
 
@@ -69,8 +70,12 @@ MemoryOption = Annotated[
     typer.Option(
         "--memory",
         metavar="latency=L,bytes=B",
-        help="External memory: cycles to first data, bytes a cycle [default: latency=40,bytes=4].",
+        help="External memory: cycles to first data, bytes a cycle; 40 and 4 if not given.",
     ),
+]
+DeviceOption = Annotated[
+    Literal["reference", "verilator"],
+    typer.Option("--device", help="`reference` (no notion of time) or `verilator` (the RTL)."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -139,7 +144,7 @@ def progress(first: str) -> Iterator[Say]:
     def line(message: str, fraction: float | None = None) -> None:
         nonlocal last
         if message != last:
-            click.echo(message, err=True)
+            typer.echo(message, err=True)
         last = message
 
     if not console.is_terminal:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from .common import DEFAULT_PRESET, PresetOption, SetOption, configure, progress, require_file
@@ -38,7 +37,7 @@ def command(
         binary = compile_graph(graph, config)
         binary.save(output)
     macs = sum(layer.macs for layer in binary.layers)
-    click.echo(
+    typer.echo(
         f"wrote {output}: {len(binary.layers)} layers, {macs:,} MACs, "
         f"{binary.program_bytes:,} bytes for {config.name}"
     )

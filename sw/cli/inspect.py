@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from .common import JsonOption, print_json
@@ -42,4 +41,4 @@ def command(
             }
         )
     else:
-        click.echo(render(loaded))
+        typer.echo(render(loaded))

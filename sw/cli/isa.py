@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import click
+import typer
 
 NAME = "isa"
 
@@ -15,7 +15,7 @@ def command() -> None:
     """
     from bitloop.hw import isa, registers
 
-    click.echo(f"## Instructions (version {isa.ISA_VERSION})\n")
-    click.echo(isa.reference_table())
-    click.echo(f"## Registers (version {registers.VERSION})\n")
-    click.echo(registers.reference_table())
+    typer.echo(f"## Instructions (version {isa.ISA_VERSION})\n")
+    typer.echo(isa.reference_table())
+    typer.echo(f"## Registers (version {registers.VERSION})\n")
+    typer.echo(registers.reference_table())

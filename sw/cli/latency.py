@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from .common import (
+    DeviceOption,
     JsonOption,
     LoadedPresetOption,
     MemoryOption,
@@ -26,12 +26,7 @@ NAME = "latency"
 
 def command(
     binary: Annotated[Path, typer.Argument(metavar="NET.bitloop", help="Accelerator binary.")],
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device", help="A device with time.", click_type=click.Choice(["verilator"])
-        ),
-    ] = "verilator",
+    device: DeviceOption = "verilator",
     memory: MemoryOption = None,
     preset: LoadedPresetOption = None,
     settings: SetOption = None,

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import click
 import typer
 
 from .common import progress, require_file
@@ -21,8 +20,7 @@ def command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Quantized program to write.")],
     weights: Annotated[
-        str,
-        typer.Option(help="Weight bits of every layer.", click_type=click.Choice(["8", "4", "2"])),
+        Literal["8", "4", "2"], typer.Option(help="Weight bits of every layer.")
     ] = "8",
 ) -> None:
     """Quantize a float network: symmetric weights per channel, asymmetric 8-bit activations.
@@ -40,4 +38,4 @@ def command(
         x = load_dataset(data).x
         say(f"quantizing {network} with {len(x)} inputs")
         save_program(bitloop.quantize(network, x, int(weights)), output)
-    click.echo(f"wrote {output}")
+    typer.echo(f"wrote {output}")

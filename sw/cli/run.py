@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from .common import (
+    DeviceOption,
     JsonOption,
     LoadedPresetOption,
     MemoryOption,
@@ -21,16 +21,6 @@ from .common import (
 )
 
 NAME = "run"
-
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        help="`reference` (no time) or `verilator` (the RTL).",
-        click_type=click.Choice(["reference", "verilator"]),
-    ),
-]
-
 
 def command(
     binary: Annotated[Path, typer.Argument(metavar="NET.bitloop", help="Accelerator binary.")],
@@ -89,4 +79,4 @@ def command(
         )
     else:
         speed = f", {cycles:,} cycles an image" if cycles is not None else ""
-        click.echo(f"wrote {output_path}: {images} images on {device}{speed}")
+        typer.echo(f"wrote {output_path}: {images} images on {device}{speed}")

@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from .common import (
@@ -94,7 +93,7 @@ def command(
         print_json(result.as_dict())
     else:
         print_table(result_table(result))
-        click.echo(f"wrote {output}")
+        typer.echo(f"wrote {output}")
 
 
 def result_table(result: SearchResult) -> Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import click
 import typer
 
 from .common import JsonOption, SeedOption, print_json, progress
@@ -40,7 +39,7 @@ def command(
 
         def show(result: TestResult) -> None:
             if not as_json:
-                click.echo(f"{result} ({result.seconds:.1f} s)")
+                typer.echo(f"{result} ({result.seconds:.1f} s)")
 
         results = run_regression(preset, seed, waves, filter=only, progress=say, on_result=show)
     failed = [result for result in results if not result.passed]
@@ -48,10 +47,10 @@ def command(
         keys = ("bench", "name", "preset", "seed", "passed", "seconds", "message")
         print_json([{key: getattr(result, key) for key in keys} for result in results])
     else:
-        click.echo(f"{len(results) - len(failed)} of {len(results)} tests passed")
+        typer.echo(f"{len(results) - len(failed)} of {len(results)} tests passed")
         for result in failed:
-            click.echo(f"log of {result.bench}.{result.name}: {result.log}")
+            typer.echo(f"log of {result.bench}.{result.name}: {result.log}")
         for path in sorted({str(result.waves) for result in results if result.waves}):
-            click.echo(f"waves: {path}")
+            typer.echo(f"waves: {path}")
     if failed:
         raise typer.Exit(1)

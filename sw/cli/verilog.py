@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import click
 import typer
 
 from ..files import write_if_changed
@@ -20,11 +19,8 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Verilog file to write.")],
     preset: PresetOption = DEFAULT_PRESET,
     target: Annotated[
-        str,
-        typer.Option(
-            help="`generic` Verilog, or `ecp5` with that family's carry cells.",
-            click_type=click.Choice(["generic", "ecp5"]),
-        ),
+        Literal["generic", "ecp5"],
+        typer.Option(help="Generic Verilog, or with the carry cells of ECP5."),
     ] = "generic",
     settings: SetOption = None,
 ) -> None:
@@ -42,4 +38,4 @@ def command(
         description = json.dumps(describe(config, target), indent=2) + "\n"
     for path, content in ((output, text), (output.with_suffix(".json"), description)):
         verb = "wrote" if write_if_changed(path, content) else "unchanged:"
-        click.echo(f"{verb} {path}")
+        typer.echo(f"{verb} {path}")

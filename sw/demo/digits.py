@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scikit-learn's handwritten digits, and training on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from ..dataset import Dataset
+from .network import DigitsNetwork
+
+EPOCHS = 24
+BATCH = 32
+TEST_IMAGES = 447
+
+
+def load_digits(seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Training and test images, 1,350 and 447 of the 1,797, split by `seed`."""
+    from sklearn.datasets import load_digits as load
+
+    digits = load()
+    x = (digits.images / 16.0).astype(np.float32)[:, np.newaxis]
+    data = Dataset(x, digits.target.astype(np.int64))
+    order = np.random.default_rng(seed).permutation(len(data))
+    return data.take(order[TEST_IMAGES:]), data.take(order[:TEST_IMAGES])
+
+
+def train(
+    data: Dataset,
+    *,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    progress: Callable[[str, float], None] = lambda message, fraction: None,
+) -> nn.Module:
+    """A trained network in evaluation mode; the same seed gives the same one on one machine."""
+    assert data.y is not None
+    torch.manual_seed(seed)
+    network = DigitsNetwork()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=1e-2)
+    batches = -(-len(data) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-2, total_steps=epochs * batches
+    )
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    for epoch in range(epochs):
+        progress(f"training, epoch {epoch + 1} of {epochs}", epoch / epochs)
+        for indices in torch.randperm(len(data)).split(BATCH):
+            loss = nn.functional.cross_entropy(network(_shift(x[indices])), y[indices])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval()
+
+
+def export(network: nn.Module, data: Dataset) -> ExportedProgram:
+    """The network as a torch.export program whose batch size is free."""
+    batch = torch.export.Dim("batch", min=1)
+    example = torch.from_numpy(data.x[:2])
+    return torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+
+
+def _shift(x: torch.Tensor) -> torch.Tensor:
+    """Each batch moved by up to one pixel: the only augmentation, and enough for 8x8 digits."""
+    down, right = (int(v) for v in torch.randint(-1, 2, (2,)))
+    return torch.roll(nn.functional.pad(x, (1, 1, 1, 1)), (down, right), (2, 3))[:, :, 1:-1, 1:-1]
