@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The AXI4-Lite slave in front of the register map of `registers`."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .axi import WINDOWS_LAYOUT, axi_lite_signature
+from .config import CoreConfig
+from .isa import Window
+from .registers import ADDRESS, IDENTITY, REGISTERS, VERSION, Access, Cause, ErrorCode, Status
+
+WINDOW_ALIGNMENT_BITS = 4
+_HIGH = "_high"
+
+
+class RegisterFile(wiring.Component):
+    """Host access to the core. Unmapped addresses read 0 and ignore writes; every access gets the
+    response OKAY. While `busy`, writes are ignored except to `trace_index`.
+
+    Reading the low half of a 64-bit counter freezes its high half until that is read, or the low
+    half of another counter is.
+
+    Members
+    -------
+    axi : `axi_lite_signature`, in
+    windows : `WINDOWS_LAYOUT`, out
+    program, program_lines : 32 bits, out
+    start : out, pulse
+    busy, done : in
+    error : `ErrorCode`, in; NONE while there is none
+    error_line : 32 bits, in
+    cycles : 64 bits, in
+    causes : array of 64 bits by `Cause`, in
+    trace_count : 32 bits, in
+    trace_index : out, entry to read; `trace_data` : 32 bits, in, may come a few cycles later
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "axi": In(axi_lite_signature()),
+                "windows": Out(WINDOWS_LAYOUT),
+                "program": Out(32),
+                "program_lines": Out(32),
+                "start": Out(1),
+                "busy": In(1),
+                "done": In(1),
+                "error": In(ErrorCode),
+                "error_line": In(32),
+                "cycles": In(64),
+                "causes": In(data.ArrayLayout(64, len(Cause))),
+                "trace_count": In(32),
+                "trace_index": Out(range(config.trace_entries)),
+                "trace_data": In(32),
+            }
+        )
+
+    def _storage(self) -> dict[str, Value]:
+        """The registers a host can write and read back."""
+        storage: dict[str, Value] = {
+            "program": self.program,
+            "program_lines": self.program_lines,
+            "trace_index": self.trace_index,
+        }
+        for window in Window:
+            storage[f"{window.name.lower()}_base"] = self.windows[window].base
+            storage[f"{window.name.lower()}_size"] = self.windows[window].size
+        return storage
+
+    def _counters(self) -> dict[str, Value]:
+        return {"cycles": self.cycles} | {cause.name.lower(): self.causes[cause] for cause in Cause}
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        self._write(m)
+        self._read(m)
+        return m
+
+    def _write(self, m: Module) -> None:
+        axi = self.axi
+        address = Signal.like(axi.awaddr, reset_less=True)
+        word = Signal(32, reset_less=True)
+        strobe = Signal(4, reset_less=True)
+        has_address, has_word, apply = Signal(), Signal(), Signal()
+        m.d.comb += [
+            axi.awready.eq(~has_address),
+            axi.wready.eq(~has_word),
+            axi.bresp.eq(0),
+            apply.eq(has_address & has_word & ~axi.bvalid),
+        ]
+        with m.If(axi.awvalid & axi.awready):
+            m.d.sync += [address.eq(axi.awaddr), has_address.eq(1)]
+        with m.If(axi.wvalid & axi.wready):
+            m.d.sync += [word.eq(axi.wdata), strobe.eq(axi.wstrb), has_word.eq(1)]
+        with m.If(axi.bready):
+            m.d.sync += axi.bvalid.eq(0)
+        with m.If(apply):
+            m.d.sync += [has_address.eq(0), has_word.eq(0), axi.bvalid.eq(1)]
+
+        storage = self._storage()
+        with m.If(apply):
+            with m.Switch(address[2:]):
+                with m.Case(ADDRESS["control"] >> 2):
+                    m.d.comb += self.start.eq(word[0] & strobe[0] & ~self.busy)
+                for name, register in storage.items():
+                    with m.Case(ADDRESS[name] >> 2):
+                        locked = Const(0) if name == "trace_index" else self.busy
+                        lowest = WINDOW_ALIGNMENT_BITS if name.endswith("_base") else 0
+                        for byte in range(4):
+                            part = slice(max(8 * byte, lowest), min(8 * byte + 8, len(register)))
+                            if part.start < part.stop:
+                                with m.If(strobe[byte] & ~locked):
+                                    m.d.sync += register[part].eq(word[part])
+
+    def _read(self, m: Module) -> None:
+        axi = self.axi
+        counters = self._counters()
+        frozen = Signal(32, reset_less=True)
+        owner = Signal(range(len(counters)), reset_less=True)
+        is_frozen = Signal()
+
+        values: dict[str, ValueLike] = {
+            "identity": IDENTITY,
+            "version": VERSION,
+            "fingerprint_low": int(self.config.fingerprint, 16) & 0xFFFFFFFF,
+            "fingerprint_high": int(self.config.fingerprint, 16) >> 32,
+            "status": self._status(),
+            "error": self.error,
+            "error_line": self.error_line,
+            "trace_count": self.trace_count,
+            "trace_data": self.trace_data,
+            **self._storage(),
+        }
+        for index, (name, counter) in enumerate(counters.items()):
+            held = is_frozen & (owner == index)
+            values[f"{name}_low"] = counter[:32]
+            values[f"{name}{_HIGH}"] = Mux(held, frozen, counter[32:])
+
+        address = Signal.like(axi.araddr, reset_less=True)
+        pending = Signal()
+        m.d.comb += [axi.arready.eq(~pending & ~axi.rvalid), axi.rresp.eq(0)]
+        with m.If(axi.arvalid & axi.arready):
+            m.d.sync += [address.eq(axi.araddr), pending.eq(1)]
+        with m.If(axi.rready):
+            m.d.sync += axi.rvalid.eq(0)
+        with m.If(pending):
+            m.d.sync += [pending.eq(0), axi.rvalid.eq(1), axi.rdata.eq(0)]
+            with m.Switch(address[2:]):
+                for register in REGISTERS:
+                    if register.access is not Access.WRITE:
+                        with m.Case(register.address >> 2):
+                            m.d.sync += axi.rdata.eq(values[register.name])
+            with m.Switch(address[2:]):
+                for index, (name, counter) in enumerate(counters.items()):
+                    with m.Case(ADDRESS[f"{name}_low"] >> 2):
+                        m.d.sync += [frozen.eq(counter[32:]), owner.eq(index), is_frozen.eq(1)]
+                    with m.Case(ADDRESS[f"{name}{_HIGH}"] >> 2):
+                        m.d.sync += is_frozen.eq(0)
+
+    def _status(self) -> Value:
+        bits = {
+            Status.BUSY: self.busy,
+            Status.DONE: self.done,
+            Status.ERROR: self.error != ErrorCode.NONE,
+        }
+        return Cat(bits[flag] for flag in sorted(bits))
