@@ -147,7 +147,7 @@ def _program(model: Model, x: NDArray | None = None) -> ExportedProgram:
         return load_program(Path(model))
     if isinstance(model, ExportedProgram):
         return model
-    from .frontend.torch_export import export_module
+    from .programs import export_module
 
     return export_module(model, x)
 

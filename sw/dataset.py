@@ -38,9 +38,10 @@ class Dataset:
 def load_dataset(path: Path) -> Dataset:
     """Reads an .npz file with `x` and optionally `y`; raises `DataError` for anything else."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array; expected an .npz archive with an array x")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise DataError(f"{path}: a single array; expected an .npz archive with an array x")
+        with archive:
             if "x" not in archive:
                 raise DataError(f"{path}: no array named x; it holds {sorted(archive)}")
             x = archive["x"]

@@ -33,7 +33,7 @@ def command(
         import bitloop
 
         from ..dataset import load_dataset
-        from .programs import save_program
+        from ..programs import save_program
 
         x = load_dataset(data).x
         say(f"quantizing {network} with {len(x)} inputs")

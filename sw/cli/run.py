@@ -22,6 +22,7 @@ from .common import (
 
 NAME = "run"
 
+
 def command(
     binary: Annotated[Path, typer.Argument(metavar="NET.bitloop", help="Accelerator binary.")],
     input_path: Annotated[

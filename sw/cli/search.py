@@ -71,9 +71,9 @@ def command(
     with progress("loading PyTorch") as say:
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program
+        from ..programs import save_program
         from ..search.loop import check_budget, search
         from ..session import open_device
-        from .programs import save_program
 
         check_budget(budget_cycles, budget_ratio)
         program = load_program(network)

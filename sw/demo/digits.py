@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 
 from ..dataset import Dataset
 from .network import DigitsNetwork
@@ -55,13 +54,6 @@ def train(
             optimizer.step()
             schedule.step()
     return network.eval()
-
-
-def export(network: nn.Module, data: Dataset) -> ExportedProgram:
-    """The network as a torch.export program whose batch size is free."""
-    batch = torch.export.Dim("batch", min=1)
-    example = torch.from_numpy(data.x[:2])
-    return torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
 
 
 def _shift(x: torch.Tensor) -> torch.Tensor:

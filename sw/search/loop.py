@@ -29,9 +29,9 @@ from ..devices.interface import Device
 from ..errors import SearchError
 from ..frontend.torch_export import import_program, is_quantized
 from ..graph.ir import Graph
+from ..programs import run_program
 from ..quantize import layer_names, quantize
 from .latency import LatencyTable, Measurement, measure
-from .program import run_program
 from .sensitivity import Progress, outputs, sensitivities
 from .solver import Choice, fastest, solve
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
 
-from bitloop.search.solver import fastest, solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bitloop.search.solver import fastest, solve
 
 WIDTHS = (8, 4, 2)
 

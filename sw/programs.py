@@ -1,17 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running an exported PyTorch program as it is, in floats: what the ranking compares to."""
+"""Exported PyTorch programs: exporting, running as they are, saving."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from ..errors import DataError
+from .errors import DataError, FrontendError
+from .files import replacing
+
+EXPORT_FAILURES = (
+    AssertionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    torch._dynamo.exc.UserError,
+)
+"""What a module's own code, or tracing it, raises inside torch.export."""
 
 BATCH = 256
 """Images at a time where the program's batch dimension is free."""
+
+
+def export_module(module: torch.nn.Module, x: NDArray[np.float32]) -> ExportedProgram:
+    """`module` in evaluation mode, exported for inputs like `x` with a free batch size where the
+    module allows it, else for one image. Raises `FrontendError`."""
+    training = module.training
+    module.eval()
+    try:
+        batch = torch.export.Dim("batch", min=1)
+        example = torch.from_numpy(np.resize(x, (2, *x.shape[1:])))
+        try:
+            return torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+        except EXPORT_FAILURES:  # the module's own code may fix the batch
+            return torch.export.export(module, (example[:1],))
+    except EXPORT_FAILURES as error:
+        raise FrontendError(f"torch.export cannot export the module: {error}") from None
+    finally:
+        module.train(training)
+
+
+def save_program(program: ExportedProgram, path: Path) -> None:
+    """Writes a .pt2 file, complete or not at all."""
+    with replacing(path) as temporary:
+        torch.export.save(program, temporary)
 
 
 def run_program(program: ExportedProgram, x: NDArray[np.float32]) -> NDArray[np.float32]:
