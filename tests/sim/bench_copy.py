@@ -6,11 +6,12 @@ from __future__ import annotations
 import random
 
 import cocotb
-from bitloop.hw.registers import ADDRESS, IDENTITY, Status
-from bitloop.sim.regression import bench_config, bench_seed
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
+
+from bitloop.hw.registers import ADDRESS, IDENTITY, Status
+from bitloop.sim.regression import bench_config, bench_seed
 
 from copy_core import dut as dut  # isort: skip
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.registers import ADDRESS, IDENTITY, Status
 

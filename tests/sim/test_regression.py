@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import bench_copy
+from copy_core import verilog
+
 from bitloop.hw.config import preset
 from bitloop.sim.regression import cocotb_tests, run_bench, verilog_ports
-from copy_core import verilog
 
 
 def test_finds_ports() -> None:
