@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The array: columns side by side, fed through one another."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .carry import check_target
+from .column import Column, chain_layout, decode_step
+from .config import CoreConfig
+from .delay import DelayLine, delayed
+from .isa import STEP_SLOTS
+from .requantizer import Requantizer
+from .streams import (
+    array_step_layout,
+    load_write_layout,
+    parameter_read_layout,
+    weight_read_layout,
+)
+
+
+class Array(wiring.Component):
+    """`columns` columns. Column c works c cycles after column 0; the skew is undone inside, so all
+    ports are as if every column worked at the same time.
+
+    Nothing stalls. Any cycle may carry a step, and beside it a load write and a parameter read.
+
+    * The weight row of a step is presented `WEIGHT_LEAD` cycles before the step; without
+      `weight_read.enable` the row read last stays.
+    * The words of a parameter group are presented one a cycle, in order, the last at most
+      `PARAMETER_LEAD` cycles before the step (`last`, `swap`) from whose output on they are used,
+      and the next group's words in cycles after that step.
+    * Constants (`LoadTarget.CONSTANTS`) may change only while no output is under way.
+    * With the constant `residual`, steps with `last` come at least two cycles apart.
+    * In DEPTHWISE, WINDOW and MAXIMUM, lanes without a tap must have weight 0: lanes from 4 on in
+      DEPTHWISE, from `window_taps` on in WINDOW, from 1 on in its phase 1.
+
+    Members
+    -------
+    load : write to a weight RAM, a parameter RAM or the constants, `load_latency` cycles until it
+        has reached the last column
+    weight_read : row for the step `WEIGHT_LEAD` cycles later
+    parameter_read : word to append to the next group's parameters
+    step : control of this cycle; `first`, `last`, `swap` count only with `mac`
+    operands : word of each slice, with `step`; in DENSE8 the same word for all, in DENSE4 one for
+        each half. Not used in the other modes
+    picks : for DEPTHWISE, WINDOW and MAXIMUM, byte c of word j for column c, with `step`
+    residual : byte c is added to the output of column c, with the step that has `last`
+    output_valid, output : an output of each column, `latency` cycles after its `last`
+    """
+
+    WEIGHT_LEAD = Column.WEIGHT_LEAD
+    PARAMETER_LEAD = Requantizer.PARAMETER_CYCLES - 1
+
+    def __init__(self, config: CoreConfig, target: str = "generic") -> None:
+        self._config = config
+        self._columns = [Column(config, check_target(target)) for _ in range(config.columns)]
+        columns = data.ArrayLayout(unsigned(8), config.columns)
+        lanes = data.ArrayLayout(unsigned(8), config.lanes)
+        super().__init__(
+            {
+                "load": In(load_write_layout(config)),
+                "weight_read": In(weight_read_layout()),
+                "parameter_read": In(parameter_read_layout()),
+                "step": In(array_step_layout(config)),
+                "operands": In(data.ArrayLayout(lanes, config.slices)),
+                "picks": In(data.ArrayLayout(columns, STEP_SLOTS)),
+                "residual": In(columns),
+                "output_valid": Out(1),
+                "output": Out(columns),
+            }
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a step with `last` to its output."""
+        return self._columns[0].latency + self._config.columns - 1
+
+    @property
+    def load_latency(self) -> int:
+        """Cycles from a load write until a read presented sees it, in every column."""
+        return 1
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        for c, column in enumerate(self._columns):
+            m.submodules[f"column{c}"] = column
+            m.d.comb += column.index.eq(Const(c, range(config.columns)))
+        self._chain(m)
+        self._residual(m)
+        self._outputs(m)
+        return m
+
+    def _chain(self, m: Module) -> None:
+        config = self._config
+        control = decode_step(m, self.step)
+        # The last word of a group may be presented `PARAMETER_LEAD` cycles before the swap and the
+        # first of the next one cycle after it; with this delay both meet the cycles in which the
+        # requantizer reads the shadow parameters.
+        first_read = self._columns[0].swap_cycle
+        delay = first_read + self.PARAMETER_LEAD - Column.PARAMETER_CYCLES
+        link = Signal(chain_layout(config), name="column0_chain")
+        m.d.comb += [
+            link.control.eq(control),
+            link.weight_read.eq(self.weight_read),
+            link.parameter_read.eq(delayed(m, self.parameter_read, delay, "parameter_read")[-1]),
+            link.load.eq(self.load),
+        ]
+        own_picks = control.load | control.use_taps
+        # A pick travels on lane c of the slice of its word, where there is one.
+        for k in range(config.slices):
+            picked_word = Cat(*self.picks[k], *self.operands[k][config.columns :])
+            m.d.comb += link.operands[k].eq(
+                Mux(own_picks, picked_word, self.operands[k].as_value())
+            )
+        for j in range(config.slices, STEP_SLOTS):
+            m.d.comb += link.extra_picks[j - config.slices].eq(self.picks[j])
+        for c, column in enumerate(self._columns):
+            m.d.comb += column.chain_in.eq(link)
+            for j in range(STEP_SLOTS):
+                on_slice = j < config.slices
+                word = link.operands[j] if on_slice else link.extra_picks[j - config.slices]
+                m.d.comb += column.picks[j].eq(word[c])
+            link = column.chain_out
+
+    def _residual(self, m: Module) -> None:
+        """Delay the residual until column 0 wants it, and one cycle more a column."""
+        first = self._columns[0]
+        cycles = first.residual_cycle
+        m.submodules.residual_delay = line = DelayLine(8 * self._config.columns, cycles)
+        m.d.comb += line.value.eq(self.residual)
+        for c, column in enumerate(self._columns):
+            byte = line.delayed.word_select(c, 8)
+            m.d.comb += column.residual.eq(delayed(m, byte, c, f"residual{c}")[-1])
+
+    def _outputs(self, m: Module) -> None:
+        valid = self.step.mac & self.step.last
+        for i in range(self.latency):
+            stage = Signal(name=f"output_valid_{i + 1}")
+            m.d.sync += stage.eq(valid)
+            valid = stage
+        m.d.comb += self.output_valid.eq(valid)
+        last = self._config.columns - 1
+        for c, column in enumerate(self._columns):
+            byte = delayed(m, column.output, last - c, f"output{c}")[-1]
+            m.d.comb += self.output[c].eq(byte)

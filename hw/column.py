@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A column of the array: one output channel at a time, with its own weights and parameters."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from . import dot_product
+from .carry import add_gated, check_target
+from .config import PARAMETER_WORD_BITS, CoreConfig
+from .delay import delayed
+from .dot_product import DotProduct
+from .isa import STEP_SLOTS, Mode
+from .requantizer import ACCUMULATOR_BITS, Requantizer, parameters_layout
+from .residual import ResidualStage
+from .streams import (
+    CONSTANT_WORDS,
+    LoadTarget,
+    load_write_layout,
+    parameter_read_layout,
+    weight_read_layout,
+)
+from .taps import Maximum, Taps, tap_lanes
+
+WRITE_BITS = 32
+"""Bits of a weight row that one load write fills."""
+
+
+def column_control_layout() -> data.StructLayout:
+    """An array step, decoded once for all columns."""
+    return data.StructLayout(
+        {
+            "mac": 1,
+            "first": 1,
+            "complete": 1,  # mac and last
+            "swap": 1,  # complete and swap
+            "shift": 1,
+            "phase": 1,
+            "load": 1,  # the picks become the taps
+            "use_taps": 1,  # the taps replace the operands of the first lanes
+            "wide": 1,  # 8-bit weights
+            "narrow": 1,  # 2-bit weights
+            "maximum": 1,
+            "picked": STEP_SLOTS,
+        }
+    )
+
+
+def decode_step(m: Module, step: data.View) -> data.View:
+    """`column_control_layout` of an `array_step_layout`."""
+    control = Signal(column_control_layout())
+    mode = step.mode
+    m.d.comb += [
+        control.mac.eq(step.mac),
+        control.first.eq(step.first),
+        control.complete.eq(step.mac & step.last),
+        control.swap.eq(step.mac & step.last & step.swap),
+        control.shift.eq(step.shift),
+        control.phase.eq(step.phase),
+        control.load.eq(step.mac & ((mode == Mode.DEPTHWISE) | (mode == Mode.MAXIMUM))),
+        control.use_taps.eq((mode == Mode.DEPTHWISE) | (mode == Mode.WINDOW)),
+        control.wide.eq((mode != Mode.DENSE4) & (mode != Mode.DENSE2)),
+        control.narrow.eq(mode == Mode.DENSE2),
+        control.maximum.eq(mode == Mode.MAXIMUM),
+        control.picked.eq(step.picked),
+    ]
+    return control
+
+
+def chain_layout(config: CoreConfig) -> data.StructLayout:
+    """What every column needs alike, handed from column to column, one register each.
+
+    `extra_picks` are the words of a step that have no slice of their own to travel on.
+    """
+    lanes = data.ArrayLayout(unsigned(8), config.lanes)
+    columns = data.ArrayLayout(unsigned(8), config.columns)
+    return data.StructLayout(
+        {
+            "control": column_control_layout(),
+            "operands": data.ArrayLayout(lanes, config.slices),
+            "extra_picks": data.ArrayLayout(columns, STEP_SLOTS - config.slices),
+            "weight_read": weight_read_layout(),
+            "parameter_read": parameter_read_layout(),
+            "load": load_write_layout(config),
+        }
+    )
+
+
+class Column(wiring.Component):
+    """Weight RAM, dot product, accumulator, requantizer and residual stage of one output channel.
+
+    Everything that enters is registered first and everything that leaves comes from a register. No
+    register but the RAMs' content outlives the outputs under way, so none has a reset.
+
+    Cycles are counted from the control and operands of a step: the weight row must have been
+    presented `WEIGHT_LEAD` cycles before them, parameter words are in the shadow registers
+    `PARAMETER_CYCLES` cycles after they are presented, and are read from them `swap_cycle` and the
+    following cycle after a step that swaps.
+
+    Members
+    -------
+    chain_in, chain_out : to the previous and the next column
+    picks : this column's byte of each word, with the operands
+    residual : residual byte, `residual_cycle` cycles after the step that ends an output
+    index : number of the column, constant
+    output : result, `latency` cycles after the step that ends it
+    """
+
+    WEIGHT_LEAD = 2
+    PARAMETER_CYCLES = 3
+
+    def __init__(self, config: CoreConfig, target: str = "generic") -> None:
+        self._config = config
+        self._target = check_target(target)
+        self._requantizer = Requantizer(config, target)
+        self._residual = ResidualStage(target)
+        super().__init__(
+            {
+                "chain_in": In(chain_layout(config)),
+                "chain_out": Out(chain_layout(config)),
+                "picks": In(data.ArrayLayout(unsigned(8), STEP_SLOTS)),
+                "residual": In(8),
+                "index": In(range(config.columns)),
+                "output": Out(8),
+            }
+        )
+
+    @property
+    def swap_cycle(self) -> int:
+        """Cycle in which the accumulator is complete and its parameters are first read."""
+        return 1 + dot_product.LATENCY + 1
+
+    @property
+    def residual_cycle(self) -> int:
+        """Cycle in which the residual byte arrives; it is used in the one after it."""
+        return self.swap_cycle + self._requantizer.latency
+
+    @property
+    def latency(self) -> int:
+        return self.residual_cycle + self._residual.latency
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        stage = Signal(chain_layout(self._config), reset_less=True)
+        m.d.sync += stage.eq(self.chain_in)
+        m.d.comb += self.chain_out.eq(stage)
+
+        constants = self._constants(m, stage.load)
+        weights = self._weights(m, stage.load, stage.weight_read)
+        parameters = self._parameters(m, stage.load, stage.parameter_read)
+        accumulator = self._accumulator(m, stage, weights)
+        control = stage.control
+        complete = delayed(m, control.complete, self.residual_cycle - 1, "complete")
+        swap = delayed(m, control.swap, self.swap_cycle - 1, "swap")
+
+        m.submodules.requantizer = requantizer = self._requantizer
+        clamps, output_add, residual_add, constant_add = constants
+        m.d.comb += [
+            requantizer.accumulator.eq(accumulator),
+            requantizer.swap.eq(swap[-1]),
+            requantizer.parameters.eq(parameters),
+            requantizer.low.eq(clamps.low),
+            requantizer.high.eq(clamps.high),
+            requantizer.half_even.eq(clamps.half_even),
+            requantizer.parity.eq(clamps.output_parity),
+        ]
+        m.submodules.residual_stage = stage2 = self._residual
+        residual = Signal(8, reset_less=True)
+        m.d.sync += residual.eq(self.residual)
+        m.d.comb += [
+            stage2.output.eq(requantizer.result),
+            stage2.valid.eq(complete[-1]),
+            stage2.residual.eq(residual),
+            stage2.enable.eq(clamps.residual),
+            stage2.output_multiplier.eq(output_add.add_output_multiplier),
+            stage2.residual_multiplier.eq(residual_add.add_residual_multiplier),
+            stage2.constant.eq(constant_add.add_constant),
+            stage2.shift.eq(residual_add.add_shift),
+            stage2.low.eq(residual_add.add_low),
+            stage2.high.eq(output_add.add_high),
+            self.output.eq(stage2.result),
+        ]
+        return m
+
+    def _constants(self, m: Module, load: data.View) -> list[data.View]:
+        """Registers of `CONSTANT_WORDS`."""
+        words = []
+        for i, layout in enumerate(CONSTANT_WORDS):
+            word = Signal(layout, name=f"constants{i}", reset_less=True)
+            here = load.valid & (load.target == LoadTarget.CONSTANTS) & (load.address[:2] == i)
+            with m.If(here):
+                m.d.sync += word.eq(load.data)
+            words.append(word)
+        return words
+
+    def _weights(self, m: Module, load: data.View, read: data.View) -> data.View:
+        """The weight row read, one cycle after the RAM's output."""
+        config = self._config
+        m.submodules.weights = ram = memory.Memory(
+            shape=8 * config.lanes, depth=config.weight_rows, init=[]
+        )
+        write_port = ram.write_port(granularity=WRITE_BITS)
+        read_port = ram.read_port()
+        here = load.valid & (load.target == LoadTarget.WEIGHTS) & (load.column == self.index)
+        chunks = 8 * config.lanes // WRITE_BITS
+        row = Signal(
+            data.ArrayLayout(unsigned(8), config.lanes), name="weight_row", reset_less=True
+        )
+        m.d.comb += [
+            write_port.addr.eq(load.address),
+            write_port.data.eq(load.data[:WRITE_BITS].replicate(chunks)),
+            read_port.addr.eq(read.row),
+            read_port.en.eq(read.enable),
+        ]
+        m.d.comb += [write_port.en[i].eq(here & (load.chunk == i)) for i in range(chunks)]
+        m.d.sync += row.eq(read_port.data)
+        return row
+
+    def _parameters(self, m: Module, load: data.View, read: data.View) -> data.View:
+        """The shadow parameters: words read shift in from the top, so after a group's last one
+        they are in place."""
+        config = self._config
+        m.submodules.parameters = ram = memory.Memory(
+            shape=PARAMETER_WORD_BITS, depth=config.parameter_words, init=[]
+        )
+        write_port, read_port = ram.write_port(), ram.read_port()
+        here = load.valid & (load.target == LoadTarget.PARAMETERS) & (load.column == self.index)
+        m.d.comb += [
+            write_port.addr.eq(load.address),
+            write_port.data.eq(load.data),
+            write_port.en.eq(here),
+            read_port.addr.eq(read.address),
+            read_port.en.eq(read.enable),
+        ]
+        arrived = delayed(m, read.enable, 1, "parameter_arrived")[-1]
+        shadow = Signal(parameters_layout(config), reset_less=True)
+        bits = shadow.as_value()
+        with m.If(arrived):
+            m.d.sync += bits.eq((read_port.data << len(bits) | bits) >> PARAMETER_WORD_BITS)
+        return shadow
+
+    def _accumulator(self, m: Module, stage: data.View, weights: data.View) -> Signal:
+        config, control = self._config, stage.control
+        entering = self.chain_in.control
+        m.submodules.taps = taps = Taps(config)
+        m.submodules.dot = dot = DotProduct(config, tap_lanes(config), self._target)
+        m.submodules.maximum = maximum = Maximum()
+        m.d.comb += [
+            # The taps are registers beside those of the chain, not behind them.
+            taps.picks.eq(self.picks),
+            taps.picked.eq(entering.picked),
+            taps.load.eq(entering.load),
+            taps.shift.eq(entering.shift),
+            taps.phase.eq(control.phase),
+            dot.operands.eq(stage.operands),
+            dot.taps.eq(taps.taps),
+            dot.weights.eq(weights),
+            dot.use_taps.eq(control.use_taps),
+            dot.wide.eq(control.wide),
+            dot.narrow.eq(control.narrow),
+            dot.clear.eq(control.maximum),
+            maximum.words.eq(taps.words),
+            maximum.use.eq(control.mac),
+            maximum.first.eq(control.first),
+            maximum.enable.eq(control.maximum),
+        ]
+        mac = delayed(m, control.mac, dot_product.LATENCY, "mac")[-1]
+        # In MAXIMUM mode the running maximum takes the sum's place and nothing is accumulated.
+        first = control.first | control.maximum
+        keep = ~delayed(m, first, dot_product.LATENCY, "first")[-1]
+        accumulator = Signal(ACCUMULATOR_BITS, reset_less=True)
+        total = add_gated(
+            m,
+            self._target,
+            dot.total,
+            maximum.maximum,
+            accumulator,
+            keep,
+            ACCUMULATOR_BITS,
+            "accumulator_sum",
+        )
+        with m.If(mac):
+            m.d.sync += accumulator.eq(total)
+        return accumulator

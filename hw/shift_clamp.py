@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shift right and clamp to a byte: the end of the requantizer and of the residual addition."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+WINDOW = 23
+"""Bits that can still reach the result byte after the coarse shift: 8 and a fine shift up to 15."""
+
+
+class ShiftClamp(wiring.Component):
+    """result = clamp(value >> shift, low, high), one a cycle, `latency` cycles later.
+
+    Only the bits that can reach the byte are shifted: a coarse step by multiples of 16 picks 23 of
+    them, and what lies above is reduced to "too large", what lies below to "remainder".
+
+    With `rounds_to_even` a tie, marked by a remainder of zero because the value already contains
+    half a unit, goes to the result with the parity of `parity`: result - 1 if the result's lowest
+    bit differs from it and the low `shift` bits of `value` are zero.
+
+    Members
+    -------
+    value : signed, `value_bits`
+    shift : 0 to `max_shift`, of the value presented in the same cycle
+    low, high : clamp bounds, 0 to 255, constant while values are under way
+    half_even, parity : only with `rounds_to_even`; constant while values are under way
+    result : 0 to 255
+    """
+
+    def __init__(self, value_bits: int, max_shift: int, rounds_to_even: bool) -> None:
+        self._value_bits = value_bits
+        self._coarse_steps = max_shift // 16 + 1
+        self._rounds_to_even = rounds_to_even
+        members = {
+            "value": In(signed(value_bits)),
+            "shift": In(range(max_shift + 1)),
+            "low": In(8),
+            "high": In(8),
+            "result": Out(8),
+        }
+        if rounds_to_even:
+            members |= {"half_even": In(1), "parity": In(1)}
+        super().__init__(members)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from `value` to `result`."""
+        return 4 if self._rounds_to_even else 3
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        negative, above, remainder, window, fine = self._coarse(m)
+        negative, above, remainder, byte = self._fine(m, negative, above, remainder, window, fine)
+        if self._rounds_to_even:
+            negative, above, byte = self._to_even(m, negative, above, remainder, byte)
+        below_low = negative | (~above & (byte < self.low))
+        above_high = above | (byte > self.high)
+        result = Signal(8, reset_less=True)
+        m.d.sync += result.eq(Mux(below_low, self.low, Mux(above_high, self.high, byte)))
+        m.d.comb += self.result.eq(result)
+        return m
+
+    def _coarse(self, m: Module):
+        """Register the 23 bits from 16 * (shift // 16) on, and what is known of the others."""
+        magnitude = self.value[: self._value_bits - 1]
+        negative = Signal(reset_less=True)
+        above = Signal(reset_less=True, name="above_coarse")
+        remainder = Signal(reset_less=True, name="remainder_coarse")
+        window = Signal(WINDOW, reset_less=True)
+        fine = Signal(4, reset_less=True)
+        m.d.sync += [negative.eq(self.value[-1]), fine.eq(self.shift[:4])]
+        with m.Switch(self.shift[4:]):
+            for step in range(self._coarse_steps):
+                with m.Case(step) if step < self._coarse_steps - 1 else m.Default():
+                    m.d.sync += [
+                        window.eq(magnitude[16 * step : 16 * step + WINDOW]),
+                        above.eq(magnitude[16 * step + WINDOW :].any()),
+                        remainder.eq(magnitude[: 16 * step].any()),
+                    ]
+        return negative, above, remainder, window, fine
+
+    def _fine(self, m: Module, negative, above, remainder, window, fine):
+        """Register the byte that `window` >> `fine` leaves."""
+        for distance in (8, 4, 2, 1):
+            by = fine[distance.bit_length() - 1]
+            kept = len(window) - distance
+            shifted = Signal(kept, name=f"shifted{distance}")
+            m.d.comb += shifted.eq(Mux(by, window[distance:], window[:kept]))
+            above = above | (~by & window[kept:].any())
+            remainder = remainder | (by & window[:distance].any())
+            window = shifted
+        outputs = []
+        for name, value in (
+            ("negative", negative),
+            ("above", above),
+            ("remainder", remainder),
+            ("byte", window),
+        ):
+            output = Signal(len(value), reset_less=True, name=f"{name}_fine")
+            m.d.sync += output.eq(value)
+            outputs.append(output)
+        return outputs
+
+    def _to_even(self, m: Module, negative, above, remainder, byte):
+        """Subtract 1 on a tie. Above 255 the exact value no longer matters: high is at most 255."""
+        tie = self.half_even & ~remainder & ~negative & (byte[0] ^ self.parity)
+        even = Signal(10, reset_less=True)
+        m.d.sync += even.eq(Cat(byte, above, negative) - tie)
+        return even[9], even[8], even[:8]
