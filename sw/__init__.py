@@ -45,7 +45,7 @@ def quantize(model: Model, x: NDArray, weights: int | Mapping[str, int] = 8) -> 
     from .quantize import quantize as quantize_program
 
     data = check_dataset(x, None, "quantize")
-    return quantize_program(_program(model, data.x), data.x, weights)
+    return quantize_program(_float_program(model, data.x), data.x, weights)
 
 
 def compile(
@@ -61,7 +61,7 @@ def compile(
     from .frontend.torch_export import import_program
 
     config = find_preset(preset).replace(**settings)
-    name = "network" if _is_program(quantized) else Path(quantized).stem
+    name = Path(quantized).stem if isinstance(quantized, str | PathLike) else "network"
     graph = import_program(_program(quantized), name, config.multiplier_bits)
     return compile_graph(graph, config)
 
@@ -121,7 +121,7 @@ def search(
     config = find_preset(preset).replace(**settings)
     data = check_dataset(x, y, "search")
     return search_widths(
-        _program(model, data.x),
+        _float_program(model, data.x),
         data,
         config=config,
         device=open_device(device, config, memory),
@@ -133,23 +133,23 @@ def search(
     )
 
 
-def _is_program(model: object) -> bool:
-    return not isinstance(model, str | PathLike)
+def _float_program(model: Model, x: NDArray) -> ExportedProgram:
+    """`model` as a program: loaded from its file, exported for inputs like `x`, or as it is."""
+    import torch
 
-
-def _program(model: Model, x: NDArray | None = None) -> ExportedProgram:
-    """`model` as an exported program: loaded, exported for the shape of `x`, or as it is."""
-    from torch.export import ExportedProgram
-
-    if isinstance(model, str | PathLike):
-        from .frontend.torch_export import load_program
-
-        return load_program(Path(model))
-    if isinstance(model, ExportedProgram):
-        return model
+    if not isinstance(model, torch.nn.Module):
+        return _program(model)
     from .programs import export_module
 
     return export_module(model, x)
+
+
+def _program(model: ExportedProgram | str | PathLike) -> ExportedProgram:
+    if not isinstance(model, str | PathLike):
+        return model
+    from .frontend.torch_export import load_program
+
+    return load_program(Path(model))
 
 
 class _Package(ModuleType):

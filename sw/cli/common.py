@@ -35,7 +35,7 @@ USER_ERRORS = (BitloopError, ConfigError, EncodingError, OSError)
 class VerbGroup(TyperGroup):
     """Turns errors a user can cause into one message and exit code 2, for every verb."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone: not a failure to report

@@ -64,7 +64,7 @@ def command(
         if isinstance(outputs, np.ndarray):
             np.save(file, outputs)
         else:
-            np.savez(file, **outputs)
+            np.savez(file, allow_pickle=False, **outputs)
     arrays = {"y": outputs} if isinstance(outputs, np.ndarray) else outputs
     images = len(next(iter(arrays.values())))
     cycles = session.profile.cycles if session.profile is not None else None
