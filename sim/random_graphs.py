@@ -249,7 +249,7 @@ class _Builder:
             source.zero_point,
             target.scale,
             target.zero_point,
-            count=kernel[0] * kernel[1],
+            taps=kernel[0] * kernel[1],
             channels=channels,
             multiplier_bits=self.multiplier_bits,
             low=low,

@@ -2,8 +2,8 @@
 """Random layers, compiled and run on the RTL, compared bit for bit.
 
 Three independent computations must agree: the graph executor, the instruction-level reference
-device, and the core. Memory latency, data rate and pauses are random too. A case is reproduced by
-its preset and number alone: `python -m bitloop.sim.random_layers --preset n4 --first 123 --count 1`.
+device, and the core. Memory latency, data rate and pauses are random too. A failure names what
+reproduces it, e.g. `python -m bitloop.sim.random_layers --preset n4 --case conv 4 123`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class LayerResult:
     """Seed of the case."""
     kind: str
     bits: int
-    layer: str
-    """Name of the graph, with its operator, width and seed."""
+    preset: str
     passed: bool
     refused: bool
     """The compiler refused it: neither passed nor failed."""
@@ -54,7 +53,8 @@ class LayerResult:
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "refused" if self.refused else "FAILED"
-        return f"random layer {self.layer}: {verdict}{': ' * bool(self.message)}{self.message}"
+        case = f"random layer {self.kind} {self.bits} {self.number} (preset {self.preset})"
+        return f"{case}: {verdict}{', ' * bool(self.message)}{self.message}"
 
 
 def run_random_layers(
@@ -102,7 +102,7 @@ def run_case(
         message = str(error)
     except Exception as error:  # a crash of the tools under test is a failure with a name as well
         message = f"{type(error).__name__}: {error}"
-    return LayerResult(number, kind, bits, graph.name, passed, refused, message, cycles)
+    return LayerResult(number, kind, bits, config.name, passed, refused, message, cycles)
 
 
 class Mismatch(Exception):
@@ -168,8 +168,8 @@ def compare(who: str, expected: Mapping[str, Codes], got: Mapping[str, Codes]) -
         if len(wrong):
             image, y, x, c = map(int, wrong[0])
             raise Mismatch(
-                f"{who}: {len(wrong)} of {want.size} codes of {name} {want.shape[1:]} differ, first "
-                f"image {image}, row {y}, column {x}, channel {c}: "
+                f"{who}: {len(wrong)} of {want.size} codes of {name} {want.shape[1:]} differ, "
+                f"first image {image}, row {y}, column {x}, channel {c}: "
                 f"{have[image, y, x, c]}, not {want[image, y, x, c]}"
             )
 
@@ -182,8 +182,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--kind", action="append", choices=KINDS)
     parser.add_argument("--bits", action="append", type=int, choices=WEIGHT_BITS)
+    parser.add_argument("--case", nargs=3, metavar=("KIND", "BITS", "SEED"))
     parser.add_argument("--waves", type=Path)
     options = parser.parse_args()
+    if options.case:
+        options.kind, options.bits = [options.case[0]], [int(options.case[1])]
+        options.first, options.count = int(options.case[2]), 1
     began = time.monotonic()
     counts: Counter[str] = Counter()
 
