@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accelerator core in Amaranth; its config, instruction set and register map are the only ones."""
+"""The core in Amaranth, with the only definitions of config, instruction set and registers."""
