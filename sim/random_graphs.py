@@ -241,6 +241,8 @@ class _Builder:
             channels,
         )
         scale = source.scale * float(self.rng.uniform(0.4, 1.2))
+        if self.chance(0.8):  # as spread out as the averages are
+            scale /= np.sqrt(kernel[0] * kernel[1])
         mean = float(self.real(source).mean())
         target = self.tensor(shape, scale, self.centred_zero_point(mean, scale))
         low, high = self.clamp(target.zero_point)

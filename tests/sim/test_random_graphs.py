@@ -19,14 +19,14 @@ def outputs(seed: int, kind: str, bits: int, lanes: int = 4) -> dict[str, np.nda
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_are_reproducible_and_spread(kind: str) -> None:
     spreads = []
-    for seed in range(12):
+    for seed in range(16):
         bits = WEIGHT_BITS[seed % 3]
         once, again = outputs(seed, kind, bits), outputs(seed, kind, bits)
         for name, codes in once.items():
             assert (codes == again[name]).all()
-            if codes.size > 20:
+            if codes.size > 8:
                 spreads.append(float(codes.std()))
-    assert np.median(spreads) > 15
+    assert np.median(spreads) > 10
 
 
 @pytest.mark.parametrize("multiplier_bits", [16, 31])
