@@ -85,7 +85,7 @@ def axi_write_signature(data_bits: int) -> wiring.Signature:
 
 
 def axi_lite_signature() -> wiring.Signature:
-    """AXI4-Lite as its master sees it: 12-bit addresses, 32-bit data. The slave takes `In` of it."""
+    """AXI4-Lite as the master sees it, 12-bit addresses, 32-bit data; the slave has `In` of it."""
     return wiring.Signature(
         {
             "awaddr": Out(REGISTER_ADDRESS_BITS),

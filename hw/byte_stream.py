@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of bytes in memory, and the bytes out of them: what loader and storer share.
+
+An instruction's `segments` (runs, a stride apart) become bus requests and, beside them, segment
+descriptions that tell which bytes of the beats belong to the run. Inside, bytes travel as 32-bit
+words tagged with the bytes that count.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .axi import REQUEST_LAYOUT
+from .config import CoreConfig
+
+SPAN_BITS = 28
+
+WALK_LAYOUT = data.StructLayout(
+    {"window": 2, "offset": 32, "bytes": 27, "stride": 32, "segments": 14}
+)
+"""Runs of one instruction; `bytes` and `segments` are at least 1."""
+
+WORD_LAYOUT = data.StructLayout(
+    {
+        "data": data.ArrayLayout(unsigned(8), 4),
+        "start": 2,  # first byte that counts
+        "end": 2,  # last byte that counts
+        "last": 1,  # the bytes of the next word do not follow on these
+        "final": 1,  # with last: end of the instruction's bytes
+    }
+)
+
+
+GIVEN_LAYOUT = data.StructLayout(
+    {
+        "valid": 1,
+        "lanes": data.ArrayLayout(unsigned(8), 4),
+        "position_first": 2,  # lane of the first byte
+        "position_last": 2,  # lane of the last byte, after which the lanes go on at 0
+        "more": 2,  # bytes - 1
+        "complete": 1,  # as many as wanted
+        "final": 1,  # the instruction's last byte is among them
+    }
+)
+"""One to four bytes given at a time; byte i is in lane (position_first + i) mod 4."""
+
+
+def segment_layout(config: CoreConfig) -> data.StructLayout:
+    """A run as beats hold it: lane of its first byte, and of its last, counted through the beats."""
+    return data.StructLayout(
+        {"align": (config.data_bits // 8).bit_length() - 1, "span": SPAN_BITS, "final": 1}
+    )
+
+
+class SegmentWalker(wiring.Component):
+    """Turns the runs of an instruction into requests and segment descriptions, one each a cycle.
+
+    Members
+    -------
+    walk : stream of `WALK_LAYOUT`, in
+    request : stream of `REQUEST_LAYOUT`, out
+    segment : stream of `segment_layout`, out; both are sent in the same cycle
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "walk": In(stream.Signature(WALK_LAYOUT)),
+                "request": Out(stream.Signature(REQUEST_LAYOUT)),
+                "segment": Out(stream.Signature(segment_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        active = Signal()
+        left = Signal.like(self.walk.payload, reset_less=True)
+        send, last = Signal(), Signal()
+        request, segment = self.request.payload, self.segment.payload
+        m.d.comb += [
+            self.walk.ready.eq(~active),
+            last.eq(left.segments == 1),
+            self.request.valid.eq(active & self.segment.ready),
+            self.segment.valid.eq(active & self.request.ready),
+            send.eq(active & self.request.ready & self.segment.ready),
+            request.window.eq(left.window),
+            request.offset.eq(left.offset),
+            request.bytes.eq(left.bytes),
+            request.final.eq(last),
+            segment.align.eq(left.offset),
+            segment.span.eq(left.bytes + (segment.align - 1)),
+            segment.final.eq(last),
+        ]
+        with m.If(self.walk.ready):
+            m.d.sync += [left.eq(self.walk.payload), active.eq(self.walk.valid)]
+        with m.If(send):
+            m.d.sync += [
+                left.offset.eq(left.offset + left.stride),
+                left.segments.eq(left.segments - 1),
+                active.eq(~last),
+            ]
+        return m
+
+
+class WordTagger(wiring.Component):
+    """Cuts beats into tagged words, skipping words of a beat that hold no byte of the run.
+
+    Members
+    -------
+    segment : stream of `segment_layout`, in
+    beat : stream of `data_bits`, in
+    word : stream of `WORD_LAYOUT`, out
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "segment": In(stream.Signature(segment_layout(config))),
+                "beat": In(stream.Signature(config.data_bits)),
+                "word": Out(stream.Signature(WORD_LAYOUT)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        segment = self.segment.payload
+        per_beat = self.config.data_bits // 32
+        active = Signal()
+        words_left = Signal(SPAN_BITS - 2, reset_less=True)
+        start = Signal(2, reset_less=True)
+        end = Signal(2, reset_less=True)
+        final = Signal(reset_less=True)
+        send, last = Signal(), Signal()
+        word = self.word.payload
+        m.d.comb += [
+            last.eq(words_left == 0),
+            self.word.valid.eq(active & self.beat.valid),
+            send.eq(self.word.valid & self.word.ready),
+            self.segment.ready.eq(~active | (send & last)),
+            word.start.eq(start),
+            word.end.eq(Mux(last, end, 3)),
+            word.last.eq(last),
+            word.final.eq(final),
+        ]
+        with m.If(send):
+            m.d.sync += [words_left.eq(words_left - 1), start.eq(0)]
+        with m.If(self.segment.ready):
+            m.d.sync += [
+                active.eq(self.segment.valid),
+                # The span counts from the beat's first byte, words are left from the first that
+                # holds a byte of the run.
+                words_left.eq((segment.span >> 2) - (segment.align >> 2)),
+                start.eq(segment.align),
+                end.eq(segment.span),
+                final.eq(segment.final),
+            ]
+        if per_beat == 1:
+            m.d.comb += [word.data.eq(self.beat.payload), self.beat.ready.eq(send)]
+        else:
+            index = Signal(range(per_beat))
+            m.d.comb += [
+                word.data.eq(self.beat.payload.word_select(index, 32)),
+                self.beat.ready.eq(send & (last | (index == per_beat - 1))),
+            ]
+            with m.If(send):
+                m.d.sync += index.eq(index + 1)
+            with m.If(self.segment.ready):
+                m.d.sync += index.eq(segment.align >> 2)
+        return m
+
+
+class ByteExtractor(wiring.Component):
+    """Gives 1 to 4 bytes a cycle from tagged words, whatever their alignment.
+
+    The consumer states how many bytes it wants and gets that many at once, or fewer where a run
+    ends; it goes on with the next run in the next cycle. It turns the bytes into the lanes it wants
+    itself, with `rotated`.
+
+    Members
+    -------
+    word : stream of `WORD_LAYOUT`, in
+    want : in, bytes wanted - 1
+    ready : in, the consumer takes what is given
+    given : `GIVEN_LAYOUT`, out
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "word": In(stream.Signature(WORD_LAYOUT)),
+                "want": In(2),
+                "ready": In(1),
+                "given": Out(GIVEN_LAYOUT),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        given = self.given
+        current = Signal(WORD_LAYOUT, reset_less=True)
+        following = Signal(WORD_LAYOUT, reset_less=True)
+        has_current, has_following = Signal(), Signal()
+        position = Signal(2, reset_less=True)
+
+        wanted_last = Signal(3)  # lane of the last byte wanted; 4 and up are in `following`
+        limit = Signal(3)  # lane of the last byte there is before a gap
+        last = Signal(3)
+        crosses, ends_current, ends_following = Signal(), Signal(), Signal()
+        m.d.comb += [
+            wanted_last.eq(position + self.want),
+            limit.eq(
+                Mux(current.last, current.end, Cat(following.end, 1)),
+            ),
+            given.complete.eq(wanted_last <= limit),
+            last.eq(Mux(given.complete, wanted_last, limit)),
+            given.valid.eq(has_current & (current.last | has_following | ~wanted_last[2])),
+            given.position_first.eq(position),
+            given.position_last.eq(last),
+            given.more.eq(last - position),
+            crosses.eq(last[2]),
+            ends_current.eq(current.last & (last == current.end)),
+            ends_following.eq(crosses & following.last & (last[:2] == following.end)),
+            given.final.eq((ends_current & current.final) | (ends_following & following.final)),
+        ]
+        for lane in range(4):
+            m.d.comb += given.lanes[lane].eq(
+                Mux(lane >= position, current.data[lane], following.data[lane])
+            )
+
+        # Words that are used up: 0, 1 or 2.
+        take, drop_one, drop_two = Signal(), Signal(), Signal()
+        m.d.comb += [
+            take.eq(given.valid & self.ready),
+            drop_two.eq(take & ends_following),
+            drop_one.eq(take & (crosses | ends_current | (last == 3)) & ~ends_following),
+            self.word.ready.eq(~has_following | drop_one | drop_two),
+        ]
+        incoming, shift = Signal(), Signal()
+        m.d.comb += [
+            incoming.eq(self.word.valid & self.word.ready),
+            shift.eq(drop_one & has_following),
+        ]
+        with m.If(take):
+            m.d.sync += position.eq(last + 1)
+        with m.If(shift):
+            m.d.sync += [current.eq(following), following.eq(self.word.payload)]
+            m.d.sync += has_following.eq(incoming)
+            with m.If(~crosses):
+                m.d.sync += position.eq(following.start)
+        with m.Elif(~has_current | drop_one | drop_two):
+            m.d.sync += [
+                current.eq(self.word.payload),
+                has_current.eq(incoming),
+                has_following.eq(0),
+                position.eq(self.word.payload.start),
+            ]
+        with m.Elif(~has_following):
+            m.d.sync += [following.eq(self.word.payload), has_following.eq(incoming)]
+        return m
+
+
+def rotated(m: Module, lanes: data.View, amount: Value) -> Signal:
+    """Four bytes turned: lane j of the result is lane (j + amount) mod 4."""
+    turned = Signal(data.ArrayLayout(unsigned(8), 4))
+    with m.Switch(amount):
+        for step in range(4):
+            with m.Case(step):
+                m.d.comb += [turned[j].eq(lanes[(j + step) % 4]) for j in range(4)]
+    return turned

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an instruction's pixels lie in activation words, in the form the hardware counts with."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Mux, Value
+from amaranth.lib import data
+
+from .config import CoreConfig
+from .isa import ADDRESS_BITS
+
+MAX_FOLD_CHANNELS = 4
+
+
+def geometry_layout(config: CoreConfig) -> data.StructLayout:
+    """What a LOAD_ACTIVATIONS or STORE_ACTIVATIONS does with its bytes; counts are minus one.
+
+    `first_top` is the highest byte lane in use of a pixel's first word, `first_bytes` how many
+    bytes of the pixel enter it (they differ when folded), `tail` the highest lane of its last word.
+    """
+    lane_bits = (config.lanes - 1).bit_length()
+    return data.StructLayout(
+        {
+            "destination": ADDRESS_BITS,
+            "row_step": ADDRESS_BITS,
+            "rows": 12,
+            "pixels": 12,
+            "words": 14 - lane_bits,
+            "tail": lane_bits,
+            "first_top": lane_bits,
+            "first_bytes": lane_bits,
+            "flip": 1,
+            "extra": 4,  # further words at a row's end: a number, not minus one
+            "fill": 8,
+        }
+    )
+
+
+def times(value: Value, factor: int) -> Value:
+    """`value` * `factor` from shifts and additions; multiplier blocks are for the array."""
+    shifts = [bit for bit in range(factor.bit_length()) if factor >> bit & 1]
+    return sum((value << bit for bit in shifts[1:]), value << shifts[0])
+
+
+def decode_geometry(config: CoreConfig, line: data.View, folds: bool) -> Value:
+    """`geometry_layout` of an instruction; `folds` where its format has the fold fields."""
+    layout = geometry_layout(config)
+    lane_bits = layout["tail"].width
+    last = (line.channels - 1)[:14]
+    words, tail = last[lane_bits:], last[:lane_bits]
+    first = Mux(words == 0, tail, config.lanes - 1)
+    values: dict[str, Value] = {
+        "destination": line.destination,
+        "row_step": line.row_step,
+        "rows": (line.height - 1)[:12],
+        "pixels": (line.width - 1)[:12],
+        "words": words,
+        "tail": tail,
+        "first_top": first,
+        "first_bytes": first,
+        "flip": line.signed_codes,
+        "extra": Const(0, 4),
+        "fill": Const(0, 8),
+    }
+    if folds:
+        folded = line.fold != 0
+        values["first_top"] = Mux(folded, (_folded_bytes(line) - 1)[:lane_bits], first)
+        values["extra"] = Mux(folded, line.fold_extra, 0)
+        values["fill"] = line.fill
+    return Cat(values[name][: field.width] for name, field in layout)
+
+
+def illegal_geometry(config: CoreConfig, line: data.View, folds: bool) -> Value:
+    """Whether a count is 0 or the folded pixels do not fit a word."""
+    counts = (line.segments, line.segment_bytes, line.height, line.width, line.channels)
+    illegal = Cat(count == 0 for count in counts).any()
+    if folds:
+        too_many = (line.channels > MAX_FOLD_CHANNELS) | (_folded_bytes(line) > config.lanes)
+        illegal |= (line.fold != 0) & too_many
+    return illegal
+
+
+def _folded_bytes(line: data.View) -> Value:
+    """fold * channels for 1 to 4 channels."""
+    fold, few = line.fold, line.channels[:3]
+    doubled = Mux(few[1], fold << 1, 0) + Mux(few[0], fold, 0)
+    return Mux(few[2], fold << 2, doubled)

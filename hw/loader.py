@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loader: executes LOAD instructions, from bus requests to the memories they fill."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .activation_ram import WRITE_LATENCY
+from .activation_unpacker import ActivationUnpacker
+from .axi import ERROR_LAYOUT, REQUEST_LAYOUT
+from .byte_stream import ByteExtractor, SegmentWalker, WordTagger, segment_layout
+from .config import CoreConfig
+from .fifo import Fifo
+from .geometry import decode_geometry, geometry_layout, illegal_geometry, times
+from .isa import FORMATS, LINE_BITS, Opcode
+from .registers import ErrorCode
+from .streams import activation_write_layout, load_write_layout
+from .word_writer import STEP_WRITE_LAYOUT, LoadKind, WordWriter
+
+INSTRUCTIONS_AHEAD = 4
+"""Instructions whose bytes are asked for before the oldest has been written."""
+SEGMENTS_AHEAD = 8
+"""Runs asked for before their bytes come."""
+
+
+class Loader(wiring.Component):
+    """Executes LOAD instructions in order, up to 4 bytes a cycle.
+
+    Bytes of the next instructions are requested while one is written, so those in sequence
+    pay the memory's latency once. A pixel or weight row may lie at any byte.
+
+    Parameters
+    ----------
+    load_latency : cycles from a load-bus write being taken (`load.valid` and `load_ready`) until a
+        read issued in that cycle sees it
+
+    Members
+    -------
+    line : stream of 256 bits, in; LOAD instructions whose dependencies are satisfied
+    request, response : `ReadEngine` client
+    load : `load_write_layout`, out; waits for `load_ready`
+    step : `STEP_WRITE_LAYOUT`, out
+    write : stream of `activation_write_layout`, out
+    retired : out, pulse: an instruction's last write has reached its memory
+    busy : out, there are instructions that have not retired
+    busy_activations : out, the oldest of them is a LOAD_ACTIVATIONS
+    stop : in, take and request nothing more
+    error : `ERROR_LAYOUT`, out; ILLEGAL_FIELD: a count of 0, a destination beyond the memory, bytes
+        that do not match the pixels, or a fold that does not fit
+    """
+
+    def __init__(self, config: CoreConfig, load_latency: int) -> None:
+        self.config = config
+        self.write_latency = max(load_latency, WRITE_LATENCY, 1)
+        super().__init__(
+            {
+                "line": In(stream.Signature(LINE_BITS)),
+                "request": Out(stream.Signature(REQUEST_LAYOUT)),
+                "response": In(stream.Signature(config.data_bits)),
+                "load": Out(load_write_layout(config)),
+                "load_ready": In(1),
+                "step": Out(STEP_WRITE_LAYOUT),
+                "write": Out(stream.Signature(activation_write_layout(config))),
+                "retired": Out(1),
+                "busy": Out(1),
+                "busy_activations": Out(1),
+                "stop": In(1),
+                "error": Out(ERROR_LAYOUT),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        failed, illegal, mismatch = Signal(), Signal(), Signal()
+        m.d.comb += failed.eq(self.stop | self.error.valid)
+        with m.If(~self.error.valid & (illegal | mismatch)):
+            m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
+
+        task_layout = data.StructLayout({"kind": 2, "geometry": geometry_layout(config)})
+        m.submodules.walker = walker = SegmentWalker(config)
+        m.submodules.tasks = tasks = Fifo(task_layout, INSTRUCTIONS_AHEAD)
+        self._decode(m, walker, tasks, failed, illegal)
+        wiring.connect(m, walker.request, wiring.flipped(self.request))
+
+        m.submodules.segments = segments = Fifo(segment_layout(config), SEGMENTS_AHEAD)
+        m.submodules.tagger = tagger = WordTagger(config)
+        m.submodules.extractor = extractor = ByteExtractor()
+        wiring.connect(m, walker.segment, segments.sink)
+        wiring.connect(m, segments.source, tagger.segment)
+        wiring.connect(m, wiring.flipped(self.response), tagger.beat)
+        wiring.connect(m, tagger.word, extractor.word)
+
+        # The oldest task is with one of two units until that is done with it.
+        m.submodules.words = words = WordWriter(config)
+        m.submodules.pixels = pixels = ActivationUnpacker(config)
+        task = tasks.source.payload
+        working, start, done = Signal(), Signal(), Signal()
+        is_pixels = task.kind == LoadKind.ACTIVATIONS
+        m.d.comb += [
+            start.eq(tasks.source.valid & ~working & ~failed),
+            done.eq(words.done | pixels.done),
+            tasks.source.ready.eq(done),
+            words.start.eq(start & ~is_pixels),
+            words.kind.eq(task.kind),
+            words.destination.eq(task.geometry.destination),
+            words.given.eq(extractor.given),
+            words.load_ready.eq(self.load_ready),
+            pixels.start.eq(start & is_pixels),
+            pixels.geometry.eq(task.geometry),
+            pixels.given.eq(extractor.given),
+            extractor.want.eq(Mux(is_pixels, pixels.want, words.want)),
+            extractor.ready.eq(pixels.ready | words.ready),
+            mismatch.eq(pixels.mismatch),
+            self.load.eq(words.load),
+            self.step.eq(words.step),
+        ]
+        wiring.connect(m, pixels.write, wiring.flipped(self.write))
+        with m.If(start | done):
+            m.d.sync += working.eq(start)
+        with m.If(start):
+            m.d.sync += self.busy_activations.eq(is_pixels)
+        self._retire(m, done)
+        return m
+
+    def _decode(
+        self, m: Module, walker: SegmentWalker, tasks: Fifo, failed: Signal, illegal: Signal
+    ) -> None:
+        """Take a line; a cycle later its sums are registered; then hand it on."""
+        config = self.config
+        line = Signal(LINE_BITS, reset_less=True)
+        taken, decoded, leave = Signal(), Signal(), Signal()
+        views = {kind: data.View(FORMATS[Opcode(kind + 1)].layout(), line) for kind in LoadKind}
+        pixels = views[LoadKind.ACTIVATIONS]
+        kind = Signal(2)
+        is_pixels = kind == LoadKind.ACTIVATIONS
+        size = Signal(27, reset_less=True)
+        geometry = Signal(geometry_layout(config), reset_less=True)
+        bad = Signal(reset_less=True)
+
+        # Destinations and counts of all but activations; memory words and bytes of one count.
+        words = config.parameter_words_per_group
+        tables = {
+            LoadKind.WEIGHTS: (1, config.weight_row_bytes, config.weight_rows),
+            LoadKind.PARAMETERS: (words, (words + 1) * 4 * config.columns, config.parameter_words),
+            LoadKind.STEPS: (1, 20, config.step_entries),
+        }
+        destination, count, units = Signal(12), Signal(13), Signal(16)
+        run = Signal(27)
+        depth = Signal(13)
+        m.d.comb += [kind.eq(pixels.opcode - 1), run.eq(pixels.segment_bytes)]
+        with m.Switch(kind):
+            for key, (units_each, bytes_each, limit) in tables.items():
+                with m.Case(key):
+                    m.d.comb += [
+                        destination.eq(views[key].destination),
+                        count.eq(views[key].count),
+                        units.eq(times(count, units_each)),
+                        run.eq(times(count, bytes_each)),
+                        depth.eq(limit),
+                    ]
+        m.d.comb += [
+            self.line.ready.eq(~taken & ~failed),
+            leave.eq(decoded & ~bad & ~failed & walker.walk.ready & tasks.sink.ready),
+            walker.walk.valid.eq(leave),
+            walker.walk.payload.window.eq(pixels.window),
+            walker.walk.payload.offset.eq(pixels.offset),
+            walker.walk.payload.bytes.eq(size),
+            walker.walk.payload.stride.eq(pixels.segment_stride),
+            walker.walk.payload.segments.eq(Mux(is_pixels, pixels.segments, 1)),
+            tasks.sink.valid.eq(leave),
+            tasks.sink.payload.kind.eq(kind),
+            tasks.sink.payload.geometry.eq(geometry),
+            illegal.eq(decoded & bad),
+        ]
+        m.d.sync += [
+            size.eq(run),
+            geometry.eq(decode_geometry(config, pixels, folds=True)),
+            bad.eq(
+                Mux(
+                    is_pixels,
+                    illegal_geometry(config, pixels, folds=True),
+                    (count == 0) | (destination + units > depth),
+                )
+            ),
+            decoded.eq(taken & ~leave),
+        ]
+        with m.If(self.line.ready):
+            m.d.sync += [line.eq(self.line.payload), taken.eq(self.line.valid)]
+        with m.If(leave):
+            m.d.sync += taken.eq(0)
+
+    def _retire(self, m: Module, done: Signal) -> None:
+        """An instruction retires when its last write is in its memory."""
+        unfinished = Signal(6)
+        on_the_way = Signal(self.write_latency)
+        m.d.sync += [
+            on_the_way.eq(Cat(done, on_the_way)),
+            unfinished.eq(unfinished + (self.line.valid & self.line.ready) - self.retired),
+        ]
+        m.d.comb += [
+            self.retired.eq(on_the_way[-1] & ~self.stop & ~self.error.valid),
+            self.busy.eq(unfinished != 0),
+        ]
