@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,18 @@ class LayerResult:
         return f"{case}: {verdict}{', ' * bool(self.message)}{self.message}"
 
 
+def cases(
+    first: int,
+    count: int,
+    kinds: tuple[str, ...] = KINDS,
+    bits: tuple[int, ...] = WEIGHT_BITS,
+) -> Iterator[tuple[int, str, int]]:
+    """(number, kind, width): kinds and then widths take turns, so that len(kinds) * len(bits) cases
+    in a row cover every pair."""
+    for number in range(first, first + count):
+        yield number, kinds[number % len(kinds)], bits[number // len(kinds) % len(bits)]
+
+
 def run_random_layers(
     config: CoreConfig,
     first: int = 0,
@@ -67,12 +79,9 @@ def run_random_layers(
     progress: Progress | None = None,
     waves: Path | None = None,
 ) -> list[LayerResult]:
-    """Cases `first` to `first + count - 1`; kinds and then widths take turns, so that
-    len(kinds) * len(bits) cases in a row cover every pair."""
-    kinds, bits = tuple(kinds), tuple(bits)
+    """Run cases `first` to `first + count - 1`, see `cases`."""
     results = []
-    for number in range(first, first + count):
-        kind, width = kinds[number % len(kinds)], bits[number // len(kinds) % len(bits)]
+    for number, kind, width in cases(first, count, tuple(kinds), tuple(bits)):
         result = run_case(config, number, kind, width, progress, waves)
         results.append(result)
         if on_result is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cocotb regression: every `bench_*` module in `sim/benches` on Verilator.
+"""The regression: every cocotb bench in `sim/benches` on Verilator, then random layers.
 
 A bench module defines `dut(preset)`, which returns the name of its top module and either an
 Amaranth component or Verilog text, and cocotb tests. Tests take their seed from `BITLOOP_SEED` and
@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -92,12 +93,14 @@ def run_regression(
     output: Path | None = None,
     progress: Progress | None = None,
     on_result: Callable[[TestResult], None] | None = None,
+    layers: int = 72,
 ) -> list[TestResult]:
     """Build and run the benches one after the other; never raises for a failing test.
 
     `filter`: a regular expression searched for in `bench.test`; `benches`: names to run instead of
-    all; `output`: where logs and waves go (default: `runs` in the build cache). Raises
-    `DeviceError` if the filter matches no test.
+    all; `output`: where logs and waves go (default: `runs` in the build cache); `layers`: random
+    layers to run on the whole core, as tests `layers.KIND-wBITS`. Raises `DeviceError` if the
+    filter matches no test.
     """
     pattern = re.compile(filter or "")
     results: list[TestResult] = []
@@ -110,6 +113,8 @@ def run_regression(
             results.append(result)
             if on_result is not None:
                 on_result(result)
+    if benches is None and layers:
+        results += _run_layers(preset, seed, layers, waves, pattern, output, progress, on_result)
     if not results:
         raise DeviceError(f"no test matches {filter!r}; benches: {', '.join(bench_names())}")
     return results
@@ -153,6 +158,39 @@ def run_bench(
     ]
     if not waves and all(result.passed for result in results):
         shutil.rmtree(folder, ignore_errors=True)
+    return results
+
+
+def _run_layers(
+    preset_name: str,
+    seed: int,
+    count: int,
+    waves: bool,
+    pattern: re.Pattern[str],
+    output: Path | None,
+    progress: Progress | None,
+    on_result: Callable[[TestResult], None] | None,
+) -> list[TestResult]:
+    """Random layers numbered from seed * count on, each a result; its own number is its seed."""
+    from .random_layers import cases, run_case
+
+    results = []
+    for number, kind, bits in cases(seed * count, count):
+        if not pattern.search(f"layers.{kind}-w{bits}"):
+            continue
+        runs = output or cache_folder() / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        vcd = runs / f"layers-{preset_name}-{kind}-w{bits}-{number}.vcd" if waves else None
+        began = time.monotonic()
+        case = run_case(preset(preset_name), number, kind, bits, progress, vcd)
+        # A layer the compiler refuses says nothing about the core.
+        result = TestResult(
+            "layers", f"{kind}-w{bits}", preset_name, number, case.passed or case.refused,
+            time.monotonic() - began, case.message, None, vcd,
+        )  # fmt: skip
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
     return results
 
 
