@@ -8,6 +8,7 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import CoreConfig
+from .axi import REQUEST_LAYOUT
 from .isa import FORMATS, HEADER, LINE_BITS, LINE_BYTES, Opcode, Queue, Window
 from .registers import ErrorCode
 
@@ -36,7 +37,7 @@ class Dispatch(wiring.Component):
     dispatched : lines handed out since start
     """
 
-    def __init__(self, config: CoreConfig, request_layout: data.StructLayout) -> None:
+    def __init__(self, config: CoreConfig) -> None:
         self._config = config
         line = stream.Signature(LINE_BITS)
         super().__init__(
@@ -44,7 +45,7 @@ class Dispatch(wiring.Component):
                 "start": In(1),
                 "program": In(32),
                 "lines": In(32),
-                "request": Out(stream.Signature(request_layout)),
+                "request": Out(stream.Signature(REQUEST_LAYOUT)),
                 "beats": In(stream.Signature(config.data_bits)),
                 "load": Out(line),
                 "compute": Out(stream.Signature(FORMATS[Opcode.COMPUTE].layout())),
@@ -60,10 +61,8 @@ class Dispatch(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        running = Signal()
-        with m.If(self.start):
-            m.d.sync += running.eq(1)
-        line, line_valid, line_taken = self._fetch(m, running)
+        halted = Signal(init=1)
+        line, line_valid, line_taken, drained = self._fetch(m, halted)
 
         # ---- retirement ---------------------------------------------------------------------
         issued = [Signal(16, name=f"issued_{q.name.lower()}") for q in Queue]
@@ -109,9 +108,11 @@ class Dispatch(wiring.Component):
 
         # ---- hand out lines -------------------------------------------------------------------
         second = Signal()  # the first half of a COMPUTE is in its slot
-        halted = Signal()
         opcode = line[:4]
-        with m.If(running & line_valid & ~halted & (self.error == ErrorCode.NONE)):
+        with m.If(halted):  # lines behind HALT are dropped
+            m.d.comb += line_taken.eq(line_valid)
+        with m.Elif(line_valid & (self.error == ErrorCode.NONE)):
+            m.d.sync += self.dispatched.eq(self.dispatched + line_taken)
             with m.If(second):
                 m.d.comb += line_taken.eq(1)
                 m.d.sync += [
@@ -143,9 +144,10 @@ class Dispatch(wiring.Component):
                             ]
                     with m.Default():
                         m.d.sync += self.error.eq(ErrorCode.ILLEGAL_OPCODE)
-        with m.If(line_taken):
-            m.d.sync += self.dispatched.eq(self.dispatched + 1)
-        m.d.comb += self.finished.eq(halted & ~pending & ~self.slot_full.any())
+        m.d.comb += self.finished.eq(halted & drained & ~pending & ~self.slot_full.any())
+        with m.If(self.start):
+            m.d.sync += [halted.eq(0), self.dispatched.eq(0)]
+            m.d.sync += [count.eq(0) for count in (*issued, *retired)]
         return m
 
     def _fill(self, m, queue, slots, free, issued, line, line_taken) -> None:
@@ -157,8 +159,9 @@ class Dispatch(wiring.Component):
                 issued[queue].eq(issued[queue] + 1),
             ]
 
-    def _fetch(self, m: Module, running: Signal) -> tuple[Signal, Signal, Signal]:
-        """Ask for the program ahead of need and assemble lines; returns line, valid, taken."""
+    def _fetch(self, m: Module, halted: Signal) -> tuple[Signal, Signal, Signal, Signal]:
+        """Ask for the program ahead of need and assemble lines; returns line, valid, taken (for
+        the caller to drive) and whether nothing asked for is left."""
         beat_bits = self._config.data_bits
         depth = PREFETCH_BYTES * 8 // beat_bits
         beats_a_line = LINE_BITS // beat_bits
@@ -171,7 +174,7 @@ class Dispatch(wiring.Component):
         most = REQUEST_BYTES // LINE_BYTES
         m.d.comb += [
             ask.eq(Mux(lines_left < most, lines_left, most)),
-            self.request.valid.eq((lines_left != 0) & (space >= most * beats_a_line)),
+            self.request.valid.eq((lines_left != 0) & ~halted & (space >= most * beats_a_line)),
             self.request.payload.window.eq(Window.PROGRAM),
             self.request.payload.offset.eq(offset),
             self.request.payload.bytes.eq(ask * LINE_BYTES),
@@ -180,6 +183,8 @@ class Dispatch(wiring.Component):
         m.d.comb += asked.eq(self.request.valid & self.request.ready)
         with m.If(self.start):
             m.d.sync += [offset.eq(self.program), lines_left.eq(self.lines)]
+        with m.Elif(halted):
+            m.d.sync += lines_left.eq(0)
         with m.Elif(asked):
             m.d.sync += [
                 offset.eq(offset + REQUEST_BYTES),
@@ -209,7 +214,9 @@ class Dispatch(wiring.Component):
             m.d.sync += count.eq(count + 1)
         m.d.sync += space.eq(space + popped - Mux(asked, ask * beats_a_line, 0))
 
-        return line, line_valid, line_taken
+        drained = Signal()
+        m.d.comb += drained.eq((space == depth) & (count == 0))
+        return line, line_valid, line_taken, drained
 
 
 def _header_layout() -> data.StructLayout:

@@ -7,16 +7,16 @@ select (padding, merging), after which operands and control reach the array toge
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from .activation_ram import BANK_BITS, BANK_READ_LAYOUT
 from .config import ACTIVATION_BANKS, CoreConfig
 from .isa import ADDRESS_BITS, STEP_SLOTS, Mode
 from .pixel_walk import part_shape
 from .streams import array_step_layout, parameter_read_layout, weight_read_layout
 
-BANK_BITS = 2
 STAGES = 4
 """Cycles from `operation` to `step`."""
 
@@ -47,11 +47,6 @@ def operation_layout(config: CoreConfig) -> data.StructLayout:
     )
 
 
-def bank_read_layout() -> data.StructLayout:
-    """Read of one activation bank."""
-    return data.StructLayout({"enable": 1, "row": unsigned(ADDRESS_BITS - BANK_BITS)})
-
-
 class OperandFetch(wiring.Component):
     """Banks, word select and operand routing.
 
@@ -72,7 +67,7 @@ class OperandFetch(wiring.Component):
         super().__init__(
             {
                 "operation": In(operation_layout(config)),
-                "bank_read": Out(data.ArrayLayout(bank_read_layout(), ACTIVATION_BANKS)),
+                "bank_read": Out(data.ArrayLayout(BANK_READ_LAYOUT, ACTIVATION_BANKS)),
                 "bank_data": In(data.ArrayLayout(word, ACTIVATION_BANKS)),
                 "weight_read": Out(weight_read_layout()),
                 "parameter_read": Out(parameter_read_layout()),
@@ -93,9 +88,8 @@ class OperandFetch(wiring.Component):
             m.d.sync += stage.eq(stages[-1])
             stages.append(stage)
         self._bank_select(m, stages[0])
-        words = self._word_select(m, stages[2])
+        self._word_select(m, stages[2])
         final = stages[STAGES]
-        self._route(m, words, final)
         self._residual(m, stages[3])
         early = stages[STAGES - self._weight_lead]
         m.d.comb += [
@@ -126,73 +120,73 @@ class OperandFetch(wiring.Component):
                 with m.If(wants[j]):
                     m.d.sync += row.eq(operation.address[j][BANK_BITS:])
 
-    def _word_select(self, m: Module, operation: data.View) -> list[Signal]:
-        """Stage 4: `operation` is the one whose data will be in `bank_data` a cycle later, so that
-        the selects of every lane come from registers."""
+    def _word_select(self, m: Module, operation: data.View) -> None:
+        """Stage 4: bring each slice the bytes of its slots. `operation` is the one whose data will
+        be in `bank_data` a cycle later, so that the selects of every lane come from registers.
+
+        In DENSE2, and where columns pick bytes, slice k gets slot k; otherwise slices share words.
+        """
         config = self._config
         padding = Signal(8, reset_less=True)
         m.d.sync += padding.eq(operation.padding)
-        merge2 = operation.merge & (operation.mode == Mode.DENSE8)
-        bounds = operation.merge_bounds
-
-        words: list[Signal] = []
+        banks = [operation.address[j][:BANK_BITS] for j in range(STEP_SLOTS)]
+        words = [
+            Signal(data.ArrayLayout(unsigned(8), config.lanes), name=f"word{k}", reset_less=True)
+            for k in range(STEP_SLOTS)
+        ]
+        for lane in range(config.lanes):
+            first, low, high = self._merged_slots(m, operation, lane)
+            for k, word in enumerate(words):
+                slot = Signal(2, name=f"word{k}_lane{lane}_slot")
+                m.d.comb += slot.eq(k)
+                if k < config.slices:
+                    with m.If(operation.mode == Mode.DENSE8):
+                        m.d.comb += slot.eq(first)
+                    with m.If(operation.mode == Mode.DENSE4):
+                        m.d.comb += slot.eq(low if k < config.slices // 2 else high)
+                bank = Signal(BANK_BITS, reset_less=True, name=f"word{k}_lane{lane}_bank")
+                inside = Signal(reset_less=True, name=f"word{k}_lane{lane}_inside")
+                m.d.sync += [
+                    bank.eq(_four_way(slot, banks)),
+                    inside.eq(_four_way(slot, list(operation.inside))),
+                ]
+                value = _four_way(bank, [self.bank_data[b][lane] for b in range(ACTIVATION_BANKS)])
+                m.d.sync += word[lane].eq(Mux(inside, value, padding))
+        final_part = Signal(part_shape(config), reset_less=True)
+        part = Signal(part_shape(config), reset_less=True)
+        m.d.sync += [part.eq(operation.part), final_part.eq(part)]
+        for k in range(config.slices):
+            m.d.comb += self.operands[k].eq(words[k])
         for j in range(STEP_SLOTS):
-            layout = data.ArrayLayout(unsigned(8), config.lanes)
-            word = Signal(layout, name=f"word{j}", reset_less=True)
-            for lane in range(config.lanes):
-                # Slot that feeds this lane: its own, but slots 0 and 2 may be merged words.
-                slot = Signal(2, name=f"word{j}_lane{lane}_slot")
-                m.d.comb += slot.eq(j)
-                if j == 0:
-                    with m.If(merge2):
-                        with m.If(lane >= bounds[2]):
-                            m.d.comb += slot.eq(3)
-                        with m.Elif(lane >= bounds[1]):
-                            m.d.comb += slot.eq(2)
-                        with m.Elif(lane >= bounds[0]):
-                            m.d.comb += slot.eq(1)
-                    with m.Elif(operation.merge & (lane >= bounds[0])):
-                        m.d.comb += slot.eq(1)
-                elif j == 2:
-                    with m.If(operation.merge & (lane >= bounds[2])):
-                        m.d.comb += slot.eq(3)
-                per_lane = j in (0, 2)
-                if lane == 0 or per_lane:
-                    bank = Signal(2, reset_less=True, name=f"word{j}_lane{lane}_bank")
-                    inside = Signal(reset_less=True, name=f"word{j}_lane{lane}_inside")
-                    picked = Signal(reset_less=True, name=f"word{j}_lane{lane}_picked")
-                    choose = Array(operation.address[i][:2] for i in range(STEP_SLOTS))
-                    m.d.sync += [
-                        bank.eq(choose[slot]),
-                        inside.eq(Array(operation.inside)[slot]),
-                        picked.eq(Array(operation.valid)[slot]),
-                    ]
-                value = Array(self.bank_data[b][lane] for b in range(ACTIVATION_BANKS))[bank]
-                outside = Mux(picked, padding, 0)
-                m.d.sync += word[lane].eq(Mux(picked & inside, value, outside))
-            words.append(word)
+            m.d.comb += self.picks[j].eq(_part(words[j], final_part, config))
 
-        return words
+    def _merged_slots(self, m: Module, operation: data.View, lane: int) -> tuple[Signal, ...]:
+        """Slot that feeds a lane of the word in DENSE8, and of the two words in DENSE4."""
+        bounds = operation.merge_bounds
+        first, low, high = (Signal(2, name=f"{n}_lane{lane}") for n in ("first", "low", "high"))
+        m.d.comb += [first.eq(0), low.eq(0), high.eq(1)]
+        with m.If(operation.merge):
+            beyond = [lane >= bounds[i] for i in range(3)]
+            m.d.comb += [
+                first.eq(Mux(beyond[2], 3, Mux(beyond[1], 2, beyond[0]))),
+                low.eq(beyond[0]),
+                high.eq(Mux(beyond[2], 3, 2)),
+            ]
+        return first, low, high
 
     def _residual(self, m: Module, operation: data.View) -> None:
         """Hold the residual word until the step that ends its pixel."""
-        word = Array(self.bank_data)[operation.residual_address[:BANK_BITS]]
+        bank = operation.residual_address[:BANK_BITS]
+        word = _four_way(bank, [self.bank_data[b].as_value() for b in range(ACTIVATION_BANKS)])
         with m.If(operation.residual_read):
             m.d.sync += self.residual.eq(_part(word, operation.part, self._config))
 
-    def _route(self, m: Module, words: list[Signal], operation: data.View) -> None:
-        """Give each slice its word, and each column its byte of every word."""
-        slices = self._config.slices
-        for k in range(slices):
-            m.d.comb += self.operands[k].eq(words[0])
-            if k >= slices // 2:
-                with m.If(operation.mode == Mode.DENSE4):
-                    m.d.comb += self.operands[k].eq(words[1])
-            if slices == 4 and k > 0:
-                with m.If(operation.mode == Mode.DENSE2):
-                    m.d.comb += self.operands[k].eq(words[k])
-        for j in range(STEP_SLOTS):
-            m.d.comb += self.picks[j].eq(_part(words[j], operation.part, self._config))
+
+def _four_way(select, values):
+    """A tree of two-way multiplexers: two LUT4 a bit, where a decoded select takes three."""
+    low = Mux(select[0], values[1], values[0])
+    high = Mux(select[0], values[3], values[2])
+    return Mux(select[1], high, low)
 
 
 def _part(word, part, config: CoreConfig):
