@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,16 +38,25 @@ class VerbGroup(TyperGroup):
     """Turns errors a user can cause into one message and exit code 2, for every verb."""
 
     def invoke(self, ctx: Any) -> Any:
+        hush_libraries()
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone: not a failure to report
             raise
         except USER_ERRORS as error:
-            message = " ".join(str(error).split())
+            message = str(error)
             if isinstance(error, OSError) and error.filename is not None:
                 message = f"{error.filename}: {error.strerror}"
             typer.echo(f"bitloop: {message}", err=True)
             raise typer.Exit(FAILURE) from None
+
+
+def hush_libraries() -> None:
+    """Keeps what PyTorch's libraries say about their own internals off stderr: nothing there that
+    a user could act on, and errors still come through."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="torch")
 
 
 PresetOption = Annotated[

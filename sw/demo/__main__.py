@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 
 import numpy as np
 import typer
@@ -14,7 +13,7 @@ from torch.export import ExportedProgram
 
 from bitloop.hw.config import CoreConfig, preset
 
-from ..cli.common import FAILURE, USER_ERRORS, print_table, progress
+from ..cli.common import FAILURE, USER_ERRORS, hush_libraries, print_table, progress
 from ..cli.search import result_table
 from ..codes import encode
 from ..compile import compile_graph
@@ -35,8 +34,7 @@ BUDGET_RATIO = 0.6
 
 def main() -> int:
     """Runs the whole loop and prints its figures; 1 if the RTL differs from the golden model."""
-    # torch.export warns about its own internals: nothing that a reader of the demo could act on.
-    warnings.filterwarnings("ignore", module="torch")
+    hush_libraries()
     start = time.monotonic()
     config = preset(PRESET)
     training, test = load_digits()

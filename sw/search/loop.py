@@ -30,7 +30,7 @@ from ..errors import SearchError
 from ..frontend.torch_export import import_program, is_quantized
 from ..graph.ir import Graph
 from ..programs import run_program
-from ..quantize import layer_names, quantize
+from ..quantize import calibrate, layer_names, quantize
 from .latency import LatencyTable, Measurement, measure
 from .sensitivity import Progress, outputs, sensitivities
 from .solver import Choice, fastest, solve
@@ -103,10 +103,11 @@ class _Evaluator:
         self, program: ExportedProgram, x: NDArray[np.float32], config: CoreConfig, device: Device
     ) -> None:
         self.program, self.x, self.config, self.device = program, x, config, device
+        self.ranges = calibrate(program, x)
         self.evaluations = 0
 
     def __call__(self, weights: int | Choice) -> _Candidate:
-        quantized = quantize(self.program, self.x, weights)
+        quantized = quantize(self.program, self.x, weights, ranges=self.ranges)
         graph = import_program(quantized, "network", self.config.multiplier_bits)
         measurement = measure(compile_graph(graph, self.config), self.device)
         self.evaluations += 1
