@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pack: weights and parameters as the bytes the core loads."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitloop.hw.config import PARAMETER_WORD_BITS, CoreConfig
+
+from .layer import Kind, Layer
+from .plan import Plan
+
+
+def pack_weights(layer: Layer, plan: Plan, config: CoreConfig) -> NDArray[np.uint8]:
+    """(groups, rows a group, row bytes), rows in the order the steps use them, column 0 first;
+    one group where all channels share the weights, none for the maximum. Lanes and channels that
+    do not exist are 0."""
+    rows, digits, lanes = plan.source.shape
+    if layer.kind is Kind.MAXIMUM:
+        return np.zeros((0, 0, config.weight_row_bytes), np.uint8)
+    channels, taps = layer.weights.shape
+    if layer.shared:
+        groups = 1
+        padded = np.zeros((config.columns, taps + 1), np.int8)
+        padded[:, :-1] = layer.weights
+    else:
+        groups = -(-channels // config.columns)
+        padded = np.zeros((groups * config.columns, taps + 1), np.int8)
+        padded[:channels, :-1] = layer.weights
+    codes = padded[:, plan.source]  # the last column is the 0 that source -1 takes
+    bits = 8 // digits
+    packed = np.zeros((padded.shape[0], rows, lanes), np.uint8)
+    for digit in range(digits):
+        field = codes[:, :, digit].view(np.uint8) & np.uint8((1 << bits) - 1)
+        packed |= field << np.uint8(bits * digit)
+    shape = (groups, config.columns, rows, lanes)
+    ordered = packed.reshape(shape).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(ordered).reshape(groups, rows, config.weight_row_bytes)
+
+
+def pack_parameters(
+    layer: Layer, constants: NDArray[np.int64], config: CoreConfig
+) -> NDArray[np.uint8]:
+    """(groups, bytes a group) as `isa.encode_parameters` defines them; channels that do not exist
+    are 0."""
+    columns, words = config.columns, config.parameter_words_per_group
+    channels = constants.size
+    groups = -(-channels // columns)
+
+    def column(values: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
+        """Little-endian bits of each value, (channels, bits)."""
+        raw = np.ascontiguousarray(values.astype("<i8")).view(np.uint8).reshape(channels, 8)
+        return np.unpackbits(raw, axis=1, bitorder="little")[:, :bits]
+
+    requant = layer.requant
+    fields = (
+        column(constants, config.constant_bits),
+        column(requant.multiplier, config.multiplier_bits),
+        column(requant.shift, 6),
+    )
+    stream = np.zeros((groups * columns, words * PARAMETER_WORD_BITS), np.uint8)
+    joined = np.concatenate(fields, axis=1)
+    stream[:channels, : joined.shape[1]] = joined
+    parts = stream.reshape(-1, words, PARAMETER_WORD_BITS)
+    memory = np.zeros((groups * columns, words + 1, 32), np.uint8)
+    memory[:, 0, : 4 * words] = parts[:, :, 32:].reshape(-1, 4 * words)
+    memory[:, 1:] = parts[:, :, :32]
+    return np.packbits(memory, axis=2, bitorder="little").reshape(groups, -1)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Place: a layout and an address in the activation RAM for every tensor, by lifetime."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bitloop.hw.config import CoreConfig
+
+from ..errors import CompileError
+from .fold import folds
+from .layer import Layer, Network
+from .layout import Layout, folded_layouts, layouts
+from .plan import Plan, plan
+
+SHUFFLES = 64
+"""Random placement orders tried once the deterministic ones have failed."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tensor in the activation RAM."""
+
+    base: int
+    layout: Layout
+    first: int
+    """Index of the layer that writes it, -1 for a graph input."""
+    last: int
+    """Index of the last layer that reads it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Tensors by name and the plan of each layer."""
+
+    tensors: dict[str, Placed]
+    plans: tuple[Plan, ...]
+
+
+@dataclass
+class _Buffer:
+    """Tensors that share words: a chain of residuals, each overwritten by the sum."""
+
+    tensors: list[str]
+    words: int
+    first: int
+    last: int
+
+
+def place(network: Network, config: CoreConfig) -> Placement:
+    """Layouts with the fewest steps if they fit, else the tightest ones.
+
+    Raises `CompileError` naming the layer whose tensors do not fit and by how much.
+    """
+    planner = _Planner(network, config)
+    for key in (lambda cost, words: (cost, words), lambda cost, words: (words, cost)):
+        chosen = {name: planner.choose(name, key) for name in network.tensors}
+        bases = _allocate(network, chosen, config.activation_words)
+        if bases is not None:
+            tensors = {
+                name: Placed(bases[name], layout, *_lifetime(network, name))
+                for name, layout in chosen.items()
+            }
+            plans = tuple(planner.plan(y, chosen[y.source]) for y in network.layers)
+            return Placement(tensors, plans)
+    raise _too_large(network, chosen, config)
+
+
+class _Planner:
+    """Plans of a network's layers, each made once a layout that matters."""
+
+    def __init__(self, network: Network, config: CoreConfig) -> None:
+        self.network = network
+        self.config = config
+        self._plans: dict[tuple[str, Layout], Plan] = {}
+
+    def plan(self, layer: Layer, layout: Layout) -> Plan:
+        key = (layer.name, layout)
+        if key not in self._plans:
+            width = self.network.tensors[layer.target].shape[1]
+            self._plans[key] = plan(layer, layout, width, self.config)
+        return self._plans[key]
+
+    def choose(self, name: str, key: Callable[[int, int], tuple[int, int]]) -> Layout:
+        """The layout of a tensor least in `key` of (cycles of its readers, words)."""
+        candidates = self._candidates(name)
+        readers = self.network.consumers(name)
+        if len(candidates) == 1 or not readers:
+            return candidates[0]
+        return min(
+            candidates,
+            key=lambda layout: key(sum(self._cycles(y, layout) for y in readers), layout.words),
+        )
+
+    def _cycles(self, layer: Layer, layout: Layout) -> int:
+        height, width, channels = self.network.tensors[layer.target].shape
+        groups = -(-channels // self.config.columns)
+        return groups * height * self.plan(layer, layout).cycles(width)
+
+    def _candidates(self, name: str) -> list[Layout]:
+        network, lanes = self.network, self.config.lanes
+        shape = network.tensors[name].shape
+        result = layouts(shape, lanes)
+        readers = network.consumers(name)
+        if readers and all(y.bits == 8 and y.weights.shape[0] > 1 and not _by_tap(y)
+                           for y in readers):  # fmt: skip
+            result = result[:1]  # one word a step: banks cannot collide
+        others = [y for y in network.layers if y.residual and y.residual.tensor == name]
+        if name in network.inputs and len(readers) == 1 and not others:
+            width = network.tensors[readers[0].target].shape[1]
+            for fold, extra in folds(readers[0], shape, width, lanes):
+                result += folded_layouts(shape, fold, extra)
+        return result
+
+
+def _by_tap(layer: Layer) -> bool:
+    return layer.kind.name != "DENSE"
+
+
+def _lifetime(network: Network, name: str) -> tuple[int, int]:
+    """(layer that writes it, last layer that reads it)."""
+    first = next((i for i, y in enumerate(network.layers) if y.target == name), -1)
+    return first, max(first, network.last_use(name))
+
+
+def _buffers(network: Network, chosen: dict[str, Layout]) -> list[_Buffer]:
+    """One a tensor, except that a sum takes the place of a residual nobody reads later.
+
+    That is safe because the core reads a pixel's residual before it writes the same word; the
+    convolution's own input must be another tensor, for it is read again for every group.
+    """
+    holder: dict[str, _Buffer] = {}
+    for name in network.tensors:
+        first, last = _lifetime(network, name)
+        holder[name] = _Buffer([name], chosen[name].words, first, last)
+    for index, layer in enumerate(network.layers):
+        if layer.residual is None:
+            continue
+        residual = layer.residual.tensor
+        old, new = holder[residual], holder[layer.target]
+        elementwise = layer.op == "add"
+        alike = chosen[residual] == chosen[layer.target]
+        if old.last == index and alike and (elementwise or layer.source != residual):
+            old.tensors += new.tensors
+            old.last = new.last
+            holder[layer.target] = old
+    unique = {id(buffer): buffer for buffer in holder.values()}
+    return list(unique.values())
+
+
+def _allocate(network: Network, chosen: dict[str, Layout], capacity: int) -> dict[str, int] | None:
+    """Base addresses, or None where no order tried fits."""
+    buffers = _buffers(network, chosen)
+    for order in _orders(buffers):
+        bases = _fit(order, capacity)
+        if bases is not None:
+            return bases
+    return None
+
+
+def _orders(buffers: list[_Buffer]) -> Iterable[list[_Buffer]]:
+    yield sorted(buffers, key=lambda b: (-b.words, b.first))
+    yield sorted(buffers, key=lambda b: (b.first - b.last, -b.words))
+    yield sorted(buffers, key=lambda b: b.first)
+    shuffler = random.Random(0)
+    for _ in range(SHUFFLES):
+        yield shuffler.sample(buffers, len(buffers))
+
+
+def _fit(order: list[_Buffer], capacity: int) -> dict[str, int] | None:
+    """Each buffer in the smallest gap between those that live at the same time."""
+    placed: list[tuple[int, _Buffer]] = []
+    bases: dict[str, int] = {}
+    for buffer in order:
+        alive = sorted(
+            (base, base + other.words)
+            for base, other in placed
+            if other.first <= buffer.last and buffer.first <= other.last
+        )
+        best: tuple[int, int] | None = None
+        position = 0
+        for start, stop in [*alive, (capacity, capacity)]:
+            gap = start - position
+            if gap >= buffer.words and (best is None or gap < best[0]):
+                best = (gap, position)
+            position = max(position, stop)
+        if best is None:
+            return None
+        placed.append((best[1], buffer))
+        bases.update((name, best[1]) for name in buffer.tensors)
+    return bases
+
+
+def _too_large(network: Network, chosen: dict[str, Layout], config: CoreConfig) -> CompileError:
+    buffers = _buffers(network, chosen)
+    alive = [[b for b in buffers if b.first <= i <= b.last] for i in range(len(network.layers))]
+    index = max(range(len(alive)), key=lambda i: sum(b.words for b in alive[i]))
+    needed = sum(b.words for b in alive[index])
+    parts = ", ".join(f"{'/'.join(b.tensors)} {b.words}" for b in alive[index])
+    rule = f"needs {needed} activation words"
+    if needed <= config.activation_words:
+        rule += ", which fit only in pieces"
+    return CompileError(
+        f"layer {network.layers[index].name}: {rule} ({parts}); core {config.name} has "
+        f"{config.activation_words} words of {config.lanes} bytes; use a larger preset or smaller "
+        "images"
+    )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan: the steps of one layer, given how its input lies in the activation RAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitloop.hw.config import CoreConfig
+from bitloop.hw.isa import STEP_SLOTS, Mode
+
+from ..errors import CompileError
+from .fold import fold_steps
+from .layer import Kind, Layer
+from .layout import Layout
+from .steps import Lanes, Step, Word, group_words
+
+_DENSE = {8: (Mode.DENSE8, 1), 4: (Mode.DENSE4, 2), 2: (Mode.DENSE2, 4)}
+WINDOW_SIZE = 3
+MAX_DISTANCE = 63
+"""Rows or columns of a word from the origin: 7 bits signed, the origin at the first tap."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How one layer walks its input."""
+
+    mode: Mode
+    prologue: tuple[Step, ...]
+    body: tuple[Step, ...]
+    source: NDArray[np.int32]
+    """(weight rows, words a row serves, lanes): index into the channel's weights, -1 for 0."""
+    origin: tuple[int, int]
+    """Row and column of the first tap for output (0, 0)."""
+    stride: tuple[int, int]
+    """Coordinate steps a pixel; 0 in a direction without padding, where nothing is outside."""
+
+    def cycles(self, width: int) -> int:
+        """Steps of one output row of `width` pixels."""
+        return len(self.prologue) + width * len(self.body)
+
+
+def plan(layer: Layer, layout: Layout, width: int, config: CoreConfig) -> Plan:
+    """The plan with the fewest steps an output row of `width` pixels.
+
+    Raises `CompileError` where a padded kernel reaches farther than a step entry can say.
+    """
+    top, left, bottom, right = layer.padding
+    padded = (top + bottom > 0, left + right > 0 or layout.fold > 0)
+    for axis, name in enumerate(("rows", "columns")):
+        distance = layer.dilation[axis] * (layer.kernel[axis] - 1)
+        if padded[axis] and distance > MAX_DISTANCE - layout.fold:
+            raise CompileError(
+                f"layer {layer.name}: kernel {layer.kernel} with dilation {layer.dilation} and "
+                f"padding spans {distance} {name}, at most {MAX_DISTANCE - layout.fold} can be "
+                "padded; pad the model's tensor instead"
+            )
+        if padded[axis] and layer.stride[axis] > 15:
+            raise CompileError(
+                f"layer {layer.name}: stride {layer.stride} with padding must be at most 15"
+            )
+    origin = (-top if padded[0] else 0, -left if padded[1] else 0)
+    stride = (layer.stride[0] if padded[0] else 0, layer.stride[1] if padded[1] else 0)
+
+    def finish(mode: Mode, prologue: list[Step], body: list[Step], digits: int) -> Plan:
+        source = _source([*prologue, *body], digits, config.lanes)
+        return Plan(mode, tuple(prologue), tuple(body), source, origin, stride)
+
+    if layer.kind is Kind.DENSE:
+        mode, digits = _DENSE[layer.bits]
+        if layout.fold:
+            return finish(mode, [], fold_steps(layer, layout, digits), digits)
+        words = _words(layer, layout, padded, config.lanes)
+        return finish(mode, [], _dense_steps(words, digits), digits)
+    taps = _words(layer, layout, padded, 0)
+    if layer.kind is Kind.MAXIMUM:
+        return finish(Mode.MAXIMUM, [], _tap_steps(taps, lanes=False, hold=False), 1)
+    hold = layer.shared and bool((layer.weights == 1).all())
+    best = finish(Mode.DEPTHWISE, [], _tap_steps(taps, lanes=not hold, hold=hold), 1)
+    if hold:
+        ones = np.full((1, 1, config.lanes), -1, np.int32)
+        ones[0, 0, :STEP_SLOTS] = 0
+        best = Plan(best.mode, best.prologue, best.body, ones, origin, stride)
+    window = _window_steps(layer, layout, padded, config.window_taps)
+    if window is not None:
+        other = finish(Mode.WINDOW, *window, 1)
+        if other.cycles(width) < best.cycles(width):
+            best = other
+    return best
+
+
+def _words(layer: Layer, layout: Layout, padded: tuple[bool, bool], lanes: int) -> list[Word]:
+    """Every word of one output pixel, channels innermost; `lanes` 0: one word a tap."""
+    words = []
+    for ky in range(layer.kernel[0]):
+        for kx in range(layer.kernel[1]):
+            y, x = ky * layer.dilation[0], kx * layer.dilation[1]
+            dy, dx = (y if padded[0] else 0), (x if padded[1] else 0)
+            offset = y * layout.row_step + x * layout.pixel_step
+            tap = ky * layer.kernel[1] + kx
+            if lanes == 0:
+                words.append(Word(dy, dx, offset, tap, 1))
+                continue
+            for c in range(layout.pixel_step):
+                count = min(lanes, layout.channels - c * lanes)
+                source = tap * layout.channels + c * lanes
+                words.append(Word(dy, dx, offset + c, source, count))
+    return words
+
+
+def _dense_steps(words: list[Word], digits: int) -> list[Step]:
+    return [
+        Step(
+            tuple(group),
+            tuple(Lanes(k, 0, word.source, word.count) for k, word in enumerate(group)),
+        )
+        for group in group_words(words, digits)
+    ]
+
+
+def _tap_steps(taps: list[Word], lanes: bool, hold: bool) -> list[Step]:
+    """Up to four taps a step, each on the lane of its slot."""
+    return [
+        Step(
+            tuple(group),
+            tuple(Lanes(0, j, tap.source, 1) for j, tap in enumerate(group)) if lanes else (),
+            hold=hold,
+        )
+        for group in group_words(taps, STEP_SLOTS)
+    ]
+
+
+def _window_steps(
+    layer: Layer, layout: Layout, padded: tuple[bool, bool], window_taps: int
+) -> tuple[list[Step], list[Step]] | None:
+    """(prologue, body) for the window registers: each column of the image is fetched once, its
+    rows in one step. None where the kernel or the banks do not allow it."""
+    height, width = layer.kernel
+    if not window_taps or max(height, width) > WINDOW_SIZE or layer.dilation[1] != 1:
+        return None
+    columns = []
+    for x in range(width):
+        column = tuple(
+            Word(
+                y * layer.dilation[0] if padded[0] else 0,
+                x if padded[1] else 0,
+                y * layer.dilation[0] * layout.row_step + x * layout.pixel_step,
+            )
+            for y in range(height)
+        )
+        if len({word.bank for word in column}) < height:
+            return None
+        columns.append(column)
+    fresh = min(layer.stride[1], width)  # columns that the pixel before has not seen
+    prologue = [Step(column, mac=False, shift=True) for column in columns[:-fresh]]
+    body = [Step(column, mac=False, shift=True) for column in columns[-fresh:-1]]
+    places = [  # window tap and kernel tap; the kernel's last column is the newest
+        (WINDOW_SIZE * y + WINDOW_SIZE - width + x, y * width + x)
+        for y in range(height)
+        for x in range(width)
+    ]
+    first = tuple(Lanes(0, t, source, 1) for t, source in places if t < window_taps)
+    second = tuple(Lanes(0, t - 8, source, 1) for t, source in places if t >= window_taps)
+    body.append(Step(columns[-1], first, shift=True))
+    if second:
+        body.append(Step((), second, phase=1))
+    return prologue, body
+
+
+def _source(steps: Sequence[Step], digits: int, lanes: int) -> NDArray[np.int32]:
+    rows = [step for step in steps if step.mac and not step.hold]
+    source = np.full((len(rows), digits, lanes), -1, np.int32)
+    for row, step in enumerate(rows):
+        for part in step.lanes:
+            span = np.arange(part.source, part.source + part.count)
+            source[row, part.digit, part.lane : part.lane + part.count] = span
+    return source

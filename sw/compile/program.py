@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Program: instructions with the waits that their reads and writes demand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bitloop.hw.config import CoreConfig
+from bitloop.hw.isa import (
+    ADDRESS_BITS,
+    MAX_QUEUE_INSTRUCTIONS,
+    QUEUE_OF,
+    EncodingError,
+    Opcode,
+    Queue,
+    encode_instruction,
+)
+
+from ..errors import CompileError
+
+
+@dataclass(frozen=True)
+class Words:
+    """`count` words from `start` of one RAM: `activations`, `weights`, `parameters`, `steps`."""
+
+    memory: str
+    start: int
+    count: int
+
+    @property
+    def cells(self) -> slice:
+        return slice(self.start, self.start + self.count)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    opcode: Opcode
+    fields: dict[str, int]
+    section: str | None = None
+    """Section of the binary that `offset` is relative to."""
+
+
+@dataclass
+class Program:
+    """Builds one program. Each instruction waits for exactly those before it in the stream, in
+    other queues, whose accesses conflict with its own; a COMPUTE also waits for conflicting ones
+    in its own queue, since the next may start before the last output of one is written."""
+
+    config: CoreConfig
+    instructions: list[Instruction] = field(default_factory=list)
+    counts: dict[Queue, int] = field(default_factory=lambda: dict.fromkeys(Queue, 0))
+
+    def __post_init__(self) -> None:
+        depths = {
+            "activations": 1 << ADDRESS_BITS,
+            "weights": self.config.weight_rows,
+            "parameters": self.config.parameter_words,
+            "steps": self.config.step_entries,
+        }
+        shape = len(Queue)
+        self._reads = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
+        self._writes = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
+
+    def add(
+        self,
+        opcode: Opcode,
+        fields: dict[str, int],
+        reads: Sequence[Words] = (),
+        writes: Sequence[Words] = (),
+        section: str | None = None,
+    ) -> None:
+        """Append an instruction that accesses these words."""
+        queue = QUEUE_OF[opcode]
+        waits = np.zeros(len(Queue), np.int32)
+        for words in (*reads, *writes):
+            cells = self._writes[words.memory][:, words.cells]
+            waits = np.maximum(waits, cells.max(1, initial=0))
+        for words in writes:
+            cells = self._reads[words.memory][:, words.cells]
+            waits = np.maximum(waits, cells.max(1, initial=0))
+        if queue is not Queue.COMPUTE:
+            waits[queue] = 0
+        self.counts[queue] += 1
+        if self.counts[queue] > MAX_QUEUE_INSTRUCTIONS:
+            raise CompileError(
+                f"the program needs more than {MAX_QUEUE_INSTRUCTIONS} {queue.name} instructions; "
+                "use a larger preset"
+            )
+        for table, wordss in ((self._reads, reads), (self._writes, writes)):
+            for words in wordss:
+                table[words.memory][queue, words.cells] = self.counts[queue]
+        wait = {f"wait_{q.name.lower()}": int(waits[q]) for q in Queue}
+        self.instructions.append(Instruction(opcode, {**fields, **wait}, section))
+
+    def encode(self, offsets: dict[str, int]) -> bytes:
+        """The program's lines, HALT last; raises `CompileError` for a value the instruction set
+        cannot say."""
+        parts = []
+        for instruction in self.instructions:
+            fields = dict(instruction.fields)
+            if instruction.section is not None:
+                fields["offset"] += offsets[instruction.section]
+            try:
+                parts.append(encode_instruction(instruction.opcode, **fields))
+            except EncodingError as error:
+                raise CompileError(
+                    f"{error}: a tensor or layer is larger than the instruction set can say"
+                ) from None
+        parts.append(encode_instruction(Opcode.HALT))
+        return b"".join(parts)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Residency: what stays in a RAM between inferences and what streams through a ring in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import CompileError
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one layer wants of one RAM: `units` pieces of `size` words, used in order."""
+
+    layer: str
+    units: int
+    size: int
+    granule: int
+    """Units that only come together (output groups that share a word)."""
+    load_cycles: int
+    """Cycles to load a unit."""
+    use_cycles: int
+    """Cycles of computation that use a unit, during which the next may load."""
+
+    @property
+    def words(self) -> int:
+        return self.units * self.size
+
+
+@dataclass(frozen=True)
+class Residency:
+    """The division of one RAM. Resident units come first in it, the ring last."""
+
+    bases: tuple[int, ...]
+    """By demand: first word of its resident units."""
+    resident: tuple[int, ...]
+    """By demand: how many of its first units are resident."""
+    ring_base: int
+    ring_size: int
+
+
+def divide(demands: Sequence[Demand], capacity: int, memory: str) -> Residency:
+    """Everything resident if it fits. Otherwise the division whose loads hide best behind
+    computation: units whose loading takes long for what they compute stay, the rest streams.
+
+    Raises `CompileError` naming the layer whose smallest piece does not fit.
+    """
+    for demand in demands:
+        smallest = min(demand.granule, demand.units) * demand.size
+        if smallest > capacity:
+            raise CompileError(
+                f"layer {demand.layer}: needs {smallest} words of {memory} at a time, the core has "
+                f"{capacity}; use a larger preset or a layer with fewer input channels"
+            )
+    if sum(d.words for d in demands) <= capacity:
+        return _resident(demands, [d.units for d in demands], 0)
+    pieces = {min(d.granule, d.units) * d.size for d in demands if d.units}
+    sizes = {n * size for size in pieces for n in (1, 2, 4) if n * size <= capacity}
+    best: tuple[float, int, list[int]] | None = None
+    for ring in sorted(sizes):
+        counts = _fill(demands, capacity - ring)
+        cost = _exposed(demands, counts, ring)
+        if cost is not None and (best is None or cost < best[0]):
+            best = (cost, ring, counts)
+    assert best is not None  # the largest piece is a candidate, and every piece fits in it
+    return _resident(demands, best[2], best[1])
+
+
+def _resident(demands: Sequence[Demand], counts: Sequence[int], ring: int) -> Residency:
+    bases, position = [], 0
+    for demand, count in zip(demands, counts, strict=True):
+        bases.append(position)
+        position += count * demand.size
+    return Residency(tuple(bases), tuple(counts), position, ring)
+
+
+def _fill(demands: Sequence[Demand], space: int) -> list[int]:
+    """Resident units of each demand, those with the least use for their loading first."""
+
+    def hidden(index: int) -> float:
+        return demands[index].use_cycles / max(1, demands[index].load_cycles)
+
+    counts = [0] * len(demands)
+    for index in sorted(range(len(demands)), key=lambda i: (hidden(i), demands[i].words)):
+        demand = demands[index]
+        granule_words = demand.granule * demand.size
+        if demand.words <= space:
+            counts[index] = demand.units
+        elif granule_words:
+            counts[index] = space // granule_words * demand.granule
+        space -= counts[index] * demand.size
+    return counts
+
+
+def _exposed(demands: Sequence[Demand], counts: Sequence[int], ring: int) -> float | None:
+    """Estimate of load cycles that no computation hides; None where a piece exceeds the ring."""
+    total = 0.0
+    for demand, count in zip(demands, counts, strict=True):
+        streamed = demand.units - count
+        if not streamed:
+            continue
+        piece = min(demand.granule, demand.units) * demand.size
+        if piece > ring:
+            return None
+        overlap = demand.use_cycles if 2 * piece <= ring else 0
+        total += streamed * (max(0, demand.load_cycles - overlap) + 0.05 * demand.load_cycles)
+    return total
+
+
+class Ring:
+    """Allocates a ring of words for pieces used one after the other."""
+
+    def __init__(self, base: int, size: int) -> None:
+        self._base = base
+        self._size = size
+        self._position = 0
+        self._pieces: list[tuple[int, int, int]] = []
+        """(start, end, last reader)"""
+
+    def allocate(self, words: int, reader: int) -> tuple[int, int]:
+        """(first word, index of the last reader of what lay there, -1 if none) of a piece that
+        `reader` is the last to use."""
+        if self._position + words > self._size:
+            self._position = 0
+        start, end = self._position, self._position + words
+        inside = [p for p in self._pieces if p[0] < end and start < p[1]]
+        self._pieces = [p for p in self._pieces if p not in inside]
+        self._pieces.append((start, end, reader))
+        self._position = end
+        return self._base + start, max((p[2] for p in inside), default=-1)

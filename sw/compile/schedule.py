@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedule: layers to instructions. What is resident is loaded by the setup program; the rest
+streams ahead of the computation that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, isqrt, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitloop.hw.config import CoreConfig
+from bitloop.hw.isa import STEP_BITS, Opcode, Window
+
+from .instruct import (
+    Block,
+    Compiled,
+    compute_fields,
+    compute_reads,
+    input_rows,
+    load_fields,
+    store_fields,
+    tensor_words,
+)
+from .layer import Network
+from .place import Placement
+from .program import Program, Words
+from .residency import Demand, Residency, Ring, divide
+from .sections import Sections
+
+LOADS_AHEAD = 2
+"""Loads put before a computation that does not need them: one that runs beside it, one in the
+LOAD queue's slot. More would keep the computation itself from being dispatched."""
+BLOCK_OVERHEAD = 32
+"""Cycles a further COMPUTE costs, about; sets how finely the first layer's rows are split."""
+MAX_ROW_BLOCKS = 16
+
+_OPCODES = {
+    "weights": Opcode.LOAD_WEIGHTS,
+    "parameters": Opcode.LOAD_PARAMETERS,
+    "steps": Opcode.LOAD_STEPS,
+}
+
+
+@dataclass
+class _Load:
+    opcode: Opcode
+    fields: dict[str, int]
+    writes: Words
+    section: str | None
+    after: int = -1
+    """Chunk that must come before: the last to use what this overwrites."""
+
+
+@dataclass
+class _Chunk:
+    """One COMPUTE and the loads that it needs and none before it did."""
+
+    index: int
+    block: Block
+    loads: list[_Load] = field(default_factory=list)
+
+
+def schedule(
+    network: Network,
+    items: Sequence[Compiled],
+    placement: Placement,
+    ports: dict[str, int],
+    sections: Sections,
+    config: CoreConfig,
+) -> tuple[Program, Program]:
+    """(setup program, inference program); fills `sections` with what they load.
+
+    `ports`: byte offset of each graph input and output in its window. Raises `CompileError` for a
+    layer that does not fit a RAM even by pieces.
+    """
+    scheduler = _Scheduler(network, items, placement, ports, sections, config)
+    setup = Program(config)
+    for load in scheduler.resident_loads():
+        setup.add(load.opcode, load.fields, (), (load.writes,), load.section)
+    return setup, scheduler.inference()
+
+
+class _Scheduler:
+    def __init__(
+        self,
+        network: Network,
+        items: Sequence[Compiled],
+        placement: Placement,
+        ports: dict[str, int],
+        sections: Sections,
+        config: CoreConfig,
+    ) -> None:
+        self.network = network
+        self.items = items
+        self.placement = placement
+        self.ports = ports
+        self.sections = sections
+        self.config = config
+        self.lists, self.list_of = _distinct_lists(items)
+        self.residency = {
+            "weights": divide(self._weight_demands(), config.weight_rows, "weight rows"),
+            "parameters": divide(
+                self._parameter_demands(), config.parameter_words, "parameter words"
+            ),
+            "steps": divide(self._step_demands(), config.step_entries, "step entries"),
+        }
+        self.rings = {name: Ring(r.ring_base, r.ring_size) for name, r in self.residency.items()}
+        self.chunks: list[_Chunk] = []
+
+    # ---- what stays, what streams --------------------------------------------------------------
+
+    def _cycles(self, byte_count: int) -> int:
+        return ceil(byte_count / (self.config.data_bits // 8))
+
+    def _weight_demands(self) -> list[Demand]:
+        demands = []
+        for item in self.items:
+            units, rows, size = item.weights.shape
+            granule = self.config.groups_per_word if units > 1 else 1
+            use = item.shape[0] * item.plan.cycles(item.shape[1])
+            demands.append(
+                Demand(item.layer.name, units, rows, granule, self._cycles(rows * size), use)
+            )
+        return demands
+
+    def _parameter_demands(self) -> list[Demand]:
+        config, demands = self.config, []
+        for item in self.items:
+            units, size = item.parameters.shape
+            use = item.shape[0] * item.plan.cycles(item.shape[1])
+            words = config.parameter_words_per_group
+            demands.append(
+                Demand(
+                    item.layer.name, units, words, config.groups_per_word, self._cycles(size), use
+                )
+            )
+        return demands
+
+    def _step_demands(self) -> list[Demand]:
+        return [
+            Demand(name, 1, len(entries), 1, self._cycles(entries.size), 0)
+            for name, entries in self.lists
+        ]
+
+    def resident_loads(self) -> Iterator[_Load]:
+        """What the setup program loads."""
+        parts = {
+            "steps": [entries for _, entries in self.lists],
+            "weights": [item.weights for item in self.items],
+            "parameters": [item.parameters for item in self.items],
+        }
+        for memory, data in parts.items():
+            counts = self.residency[memory].resident
+            if memory == "steps":
+                counts = tuple(len(d) * n for d, n in zip(data, counts, strict=True))
+            kept = [d[:n] for d, n in zip(data, counts, strict=True) if n]
+            if kept:
+                yield self._load(memory, kept, 0)
+
+    def _load(self, memory: str, parts: Sequence[NDArray[np.uint8]], destination: int) -> _Load:
+        """One load of all parts, one after the other from `destination` on."""
+        config = self.config
+        words, unit = {
+            "weights": (1, config.weight_row_bytes),
+            "parameters": (
+                config.parameter_words_per_group,
+                config.columns * 4 * (config.parameter_words_per_group + 1),
+            ),
+            "steps": (1, STEP_BITS // 8),
+        }[memory]
+        raw = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+        count = len(raw) // unit
+        fields = {
+            "window": Window.PROGRAM,
+            "offset": self.sections.add(memory, raw),
+            "destination": destination,
+            "count": count,
+        }
+        return _Load(_OPCODES[memory], fields, Words(memory, destination, count * words), memory)
+
+    # ---- the inference program -----------------------------------------------------------------
+
+    def inference(self) -> Program:
+        """Loads, computations and stores of one image."""
+        loaded: set[str] = set()
+        for index in range(len(self.items)):
+            self._cut(index, loaded)
+        program = Program(self.config)
+        loads = [(user, load) for user, chunk in enumerate(self.chunks) for load in chunk.loads]
+        emitted = 0
+        for index, chunk in enumerate(self.chunks):
+            ahead = 0
+            while emitted < len(loads):
+                user, load = loads[emitted]
+                if load.after >= index or (user > index and ahead == LOADS_AHEAD):
+                    break
+                ahead += user > index
+                program.add(load.opcode, load.fields, (), (load.writes,), load.section)
+                emitted += 1
+            self._emit(program, chunk)
+        return program
+
+    def _emit(self, program: Program, chunk: _Chunk) -> None:
+        item, block, config = self.items[chunk.index], chunk.block, self.config
+        program.add(
+            Opcode.COMPUTE,
+            compute_fields(item, block, config),
+            compute_reads(item, block, config),
+            (tensor_words(item.target, block.rows),),
+        )
+        name = item.layer.target
+        if block.mark and name in self.network.outputs:
+            spec = self.network.tensors[name]
+            program.add(
+                Opcode.STORE_ACTIVATIONS,
+                store_fields(spec, item.target, self.ports[name]),
+                (tensor_words(item.target, range(spec.shape[0])),),
+            )
+
+    def _cut(self, index: int, loaded: set[str]) -> None:
+        """Chunks of one layer, with the loads they need."""
+        item = self.items[index]
+        ranges = list(self._group_ranges(index))
+        inputs = [t for t in dict.fromkeys(item.layer.reads) if t in self.network.inputs]
+        fresh = [t for t in inputs if t not in loaded]
+        rows = [range(item.shape[0])]
+        if index == 0 and len(ranges) == 1 and item.layer.residual is None:
+            rows = self._row_blocks(item)
+        first = len(self.chunks)
+        last = first + len(ranges) * len(rows) - 1
+        input_loads = [self._input_loads(item, tensor, rows) for tensor in fresh]
+        loaded.update(fresh)
+        step_base, step_loads = self._step_loads(index, last)
+        weight_base, shared_loads = 0, []
+        if item.weights.shape[0] == 1:
+            weight_base, shared_loads = self._place("weights", index, range(1), item.weights, last)
+        for groups in ranges:
+            end = len(self.chunks) + len(rows) - 1
+            if item.weights.shape[0] > 1:
+                weight_base, loads = self._place("weights", index, groups, item.weights, end)
+            else:
+                loads, shared_loads = shared_loads, []
+            parameter_base, parameter_loads = self._place(
+                "parameters", index, groups, item.parameters, end
+            )
+            block = Block(groups, rows[0], step_base, weight_base, parameter_base, False)
+            self.chunks += [_Chunk(index, replace(block, rows=part)) for part in rows]
+            self.chunks[end - len(rows) + 1].loads += [*step_loads, *loads, *parameter_loads]
+            step_loads = []
+        self.chunks[-1].block = replace(self.chunks[-1].block, mark=True)
+        for blocks in input_loads:
+            for chunk, load in zip(self.chunks[first:], blocks, strict=False):
+                chunk.loads += [load] if load else []
+
+    def _group_ranges(self, index: int) -> Iterator[range]:
+        """Output groups of each COMPUTE: resident ones together, streamed ones in pieces of at
+        most half a ring, so that one loads while another is used."""
+        item, config = self.items[index], self.config
+        granule = config.groups_per_word
+        limits = []
+        for memory, size in (
+            ("weights", item.weights.shape[1] if item.weights.shape[0] > 1 else 0),
+            ("parameters", config.parameter_words_per_group),
+        ):
+            residency = self.residency[memory]
+            if size:
+                piece = max(granule, residency.ring_size // 2 // size // granule * granule)
+                limits.append((residency.resident[index], piece))
+        start = 0
+        while start < item.groups:
+            stop = item.groups
+            for resident, piece in limits:
+                stop = min(stop, resident if start < resident else start + piece)
+            yield range(start, stop)
+            start = stop
+
+    def _row_blocks(self, item: Compiled) -> list[range]:
+        """Output rows of each COMPUTE of the first layer, so that it starts on the first rows of
+        the input while the rest is loading."""
+        height, width, _ = item.shape
+        load = self._cycles(prod(self.network.tensors[item.layer.source].shape))
+        compute = item.groups * height * item.plan.cycles(width)
+        # With n blocks about min(load, compute) / n is not overlapped, and each costs overhead.
+        count = max(1, min(isqrt(min(load, compute) // BLOCK_OVERHEAD), height, MAX_ROW_BLOCKS))
+        bounds = [height * i // count for i in range(count + 1)]
+        return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+    def _input_loads(
+        self, item: Compiled, tensor: str, blocks: Sequence[range]
+    ) -> list[_Load | None]:
+        """Loads of a graph input, one for each block of output rows that needs more of it."""
+        spec, placed = self.network.tensors[tensor], self.placement.tensors[tensor]
+        height, start = spec.shape[0], 0
+        loads: list[_Load | None] = []
+        for block in blocks:
+            stop = height
+            if block is not blocks[-1]:
+                stop = max(start, input_rows(item.layer, block, height).stop)
+            rows = range(start, stop)
+            if rows:
+                fields = load_fields(spec, placed, rows, self.ports[tensor])
+                words = tensor_words(placed, rows)
+                loads.append(_Load(Opcode.LOAD_ACTIVATIONS, fields, words, None))
+            else:
+                loads.append(None)
+            start = stop
+        return loads
+
+    def _step_loads(self, index: int, last: int) -> tuple[int, list[_Load]]:
+        number = self.list_of[index]
+        residency = self.residency["steps"]
+        if residency.resident[number]:
+            return residency.bases[number], []
+        return self._stream("steps", self.lists[number][1], last)
+
+    def _place(
+        self, memory: str, index: int, units: range, data: NDArray[np.uint8], reader: int
+    ) -> tuple[int, list[_Load]]:
+        """First word of some units of a layer's data, and the load they need if they stream."""
+        residency: Residency = self.residency[memory]
+        if units.start < residency.resident[index]:
+            size = data.shape[1] if memory == "weights" else self.config.parameter_words_per_group
+            return residency.bases[index] + units.start * size, []
+        return self._stream(memory, data[units.start : units.stop], reader)
+
+    def _stream(self, memory: str, data: NDArray[np.uint8], reader: int) -> tuple[int, list[_Load]]:
+        load = self._load(memory, [data], 0)
+        base, load.after = self.rings[memory].allocate(load.writes.count, reader)
+        load.fields["destination"] = base
+        load.writes = Words(memory, base, load.writes.count)
+        return base, [load]
+
+
+def _distinct_lists(
+    items: Sequence[Compiled],
+) -> tuple[list[tuple[str, NDArray[np.uint8]]], list[int]]:
+    """Distinct step lists with the first layer that has each, and the list of each layer."""
+    lists: list[tuple[str, NDArray[np.uint8]]] = []
+    known: dict[bytes, int] = {}
+    numbers = []
+    for item in items:
+        key = item.entries.tobytes()
+        if key not in known:
+            known[key] = len(lists)
+            lists.append((item.layer.name, item.entries))
+        numbers.append(known[key])
+    return lists, numbers

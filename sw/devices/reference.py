@@ -1,0 +1,523 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference device: executes a binary's programs instruction by instruction in NumPy.
+
+It follows `bitloop.hw.isa` and knows neither the graph nor the compiler, so graph executor,
+programs and RTL check one another. It has no notion of time, but refuses programs that the core
+could run differently: words of one bank in a step, outputs over inputs still to be read, missing
+waits, addresses outside a memory or window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitloop.hw.config import PARAMETER_WORD_BITS, CoreConfig
+from bitloop.hw.isa import (
+    STEP,
+    STEP_SLOTS,
+    EncodingError,
+    Mode,
+    Opcode,
+    Window,
+    complement_weight,
+)
+
+from ..binary import Binary
+from ..errors import DataError, DeviceError
+from ..graph.ir import Requantization
+from ..numerics import add_requantize, requantize
+from .hazards import Access, check_waits
+from .interface import Profile
+from .walk import WINDOW_COLUMNS, Walk, pixel_addresses, walks
+
+_DIGITS = {Mode.DENSE8: 1, Mode.DENSE4: 2, Mode.DENSE2: 4}
+ACCUMULATOR_LIMIT = 1 << 31
+
+
+class ReferenceDevice:
+    """Backend `reference`; exact, without cycles."""
+
+    name = "reference"
+
+    def __init__(self) -> None:
+        self._binary: Binary | None = None
+
+    def load(self, binary: Binary) -> None:
+        """Run the setup program and check the inference program. Raises `DeviceError` for a
+        program the core would not run as meant."""
+        self._binary = binary
+        self._core = Core(binary.config, binary.image())
+        self._core.run(binary.program(binary.setup), {})
+        program = binary.program(binary.inference)
+        self._core.windows = _windows(binary)
+        check_waits([self._core.access(opcode, fields) for opcode, fields in program[:-1]])
+
+    def run(
+        self, inputs: Mapping[str, NDArray[np.uint8]]
+    ) -> tuple[dict[str, NDArray[np.uint8]], Profile | None]:
+        """See `interface.Device.run`; the profile is None."""
+        if self._binary is None:
+            raise DeviceError("no binary is loaded; call load() first")
+        binary = self._binary
+        batch = _check_inputs(binary, inputs)
+        results: dict[str, NDArray[np.uint8]] = {
+            port.spec.name: np.empty((batch, *port.spec.shape), np.uint8) for port in binary.outputs
+        }
+        program = binary.program(binary.inference)
+        for image in range(batch):
+            windows = _windows(binary)
+            for port in binary.inputs:
+                raw = np.ascontiguousarray(inputs[port.spec.name][image]).reshape(-1)
+                windows[Window.INPUT][port.offset : port.offset + port.size] = raw
+            self._core.run(program, windows)
+            for port in binary.outputs:
+                raw = windows[Window.OUTPUT][port.offset : port.offset + port.size]
+                results[port.spec.name][image] = raw.reshape(port.spec.shape)
+        return results, None
+
+
+def _windows(binary: Binary) -> dict[Window, NDArray[np.uint8]]:
+    return {
+        Window.INPUT: np.zeros(binary.input_bytes, np.uint8),
+        Window.OUTPUT: np.zeros(binary.output_bytes, np.uint8),
+        Window.SCRATCH: np.zeros(binary.scratch_bytes, np.uint8),
+    }
+
+
+def _check_inputs(binary: Binary, inputs: Mapping[str, NDArray[np.uint8]]) -> int:
+    names = {port.spec.name for port in binary.inputs}
+    if set(inputs) != names:
+        raise DataError(f"{binary.name}: inputs must be {sorted(names)}, not {sorted(inputs)}")
+    for port in binary.inputs:
+        array = inputs[port.spec.name]
+        if array.dtype != np.uint8 or array.shape[1:] != port.spec.shape:
+            raise DataError(
+                f"{binary.name}: input {port.spec.name} must be uint8 of (batch, "
+                f"{', '.join(map(str, port.spec.shape))}), not {array.dtype} of {array.shape}"
+            )
+    batches = {array.shape[0] for array in inputs.values()}
+    if len(batches) != 1:
+        raise DataError(f"{binary.name}: inputs differ in batch size: {sorted(batches)}")
+    return batches.pop()
+
+
+class Core:
+    """The memories of a core and what instructions do to them."""
+
+    def __init__(self, config: CoreConfig, image: bytes) -> None:
+        self.config = config
+        self.windows: dict[Window, NDArray[np.uint8]] = {}
+        self._program = np.frombuffer(image, np.uint8)
+        lanes, columns = config.lanes, config.columns
+        self._activations = np.zeros((config.activation_words + 2, lanes), np.uint8)
+        """The last two rows are the padding and 0, which addresses -1 and -2 fetch."""
+        self._weights = np.zeros((config.weight_rows, columns, lanes), np.uint8)
+        self._parameters = np.zeros((config.parameter_words, columns), np.uint64)
+        self._steps: list[bytes] = [bytes(STEP.bits // 8)] * config.step_entries
+        self._walks: dict[tuple[Any, ...], list[Walk]] = {}
+
+    def run(
+        self,
+        program: list[tuple[Opcode, dict[str, int]]],
+        windows: dict[Window, NDArray[np.uint8]],
+    ) -> None:
+        """Execute a program against these windows (the program window is the core's own)."""
+        self.windows = windows
+        for opcode, fields in program:
+            if opcode is Opcode.LOAD_WEIGHTS:
+                self._load_weights(fields)
+            elif opcode is Opcode.LOAD_PARAMETERS:
+                self._load_parameters(fields)
+            elif opcode is Opcode.LOAD_STEPS:
+                self._load_steps(fields)
+            elif opcode is Opcode.LOAD_ACTIVATIONS:
+                self._load_activations(fields)
+            elif opcode is Opcode.COMPUTE:
+                self._compute(fields)
+            elif opcode is Opcode.STORE_ACTIVATIONS:
+                self._store_activations(fields)
+
+    # ---- loads and stores ----------------------------------------------------------------------
+
+    def _read(self, f: dict[str, int], count: int, offset: int) -> NDArray[np.uint8]:
+        window = Window(f["window"])
+        data = self._program if window is Window.PROGRAM else self.windows[window]
+        if offset + count > data.size:
+            raise DeviceError(
+                f"a load of {count} bytes at {offset} leaves the {window.name} window of "
+                f"{data.size}"
+            )
+        return data[offset : offset + count]
+
+    def _cells(self, memory: str, start: int, count: int) -> slice:
+        depth = {
+            "weights": self.config.weight_rows,
+            "parameters": self.config.parameter_words,
+            "steps": self.config.step_entries,
+        }[memory]
+        if start + count > depth:
+            raise DeviceError(f"{memory} {start}..{start + count - 1} exceed the RAM of {depth}")
+        return slice(start, start + count)
+
+    def _load_weights(self, f: dict[str, int]) -> None:
+        count, config = f["count"], self.config
+        raw = self._read(f, count * config.weight_row_bytes, f["offset"])
+        cells = self._cells("weights", f["destination"], count)
+        self._weights[cells] = raw.reshape(count, config.columns, config.lanes)
+
+    def _load_parameters(self, f: dict[str, int]) -> None:
+        words, columns = self.config.parameter_words_per_group, self.config.columns
+        raw = self._read(f, f["count"] * columns * 4 * (words + 1), f["offset"])
+        data = raw.view("<u4").reshape(f["count"], columns, words + 1).astype(np.uint64)
+        nibbles = np.uint64(4) * np.arange(words, dtype=np.uint64)
+        high = (data[:, :, :1] >> nibbles) & np.uint64(15)
+        full = data[:, :, 1:] | high << np.uint64(32)
+        cells = self._cells("parameters", f["destination"], f["count"] * words)
+        self._parameters[cells] = full.transpose(0, 2, 1).reshape(-1, columns)
+
+    def _load_steps(self, f: dict[str, int]) -> None:
+        size = STEP.bits // 8
+        raw = self._read(f, f["count"] * size, f["offset"]).tobytes()
+        cells = self._cells("steps", f["destination"], f["count"])
+        self._steps[cells] = [raw[i : i + size] for i in range(0, len(raw), size)]
+
+    def _load_activations(self, f: dict[str, int]) -> None:
+        runs = [
+            self._read(f, f["segment_bytes"], f["offset"] + i * f["segment_stride"])
+            for i in range(f["segments"])
+        ]
+        height, width, channels = f["height"], f["width"], f["channels"]
+        stream = np.concatenate(runs)
+        if stream.size != height * width * channels:
+            raise DeviceError(f"a load of {stream.size} bytes for {height}x{width}x{channels}")
+        pixels = stream.reshape(height, width, channels)
+        if f["signed_codes"]:
+            pixels = pixels ^ np.uint8(0x80)
+        lanes, fold = self.config.lanes, f["fold"]
+        if fold:
+            if channels > 4 or fold * channels > lanes:
+                raise DeviceError(f"cannot fold {fold} pixels of {channels} channels")
+            shape = (height, width + f["fold_extra"] + fold - 1, channels)
+            padded = np.full(shape, f["fill"], np.uint8)
+            padded[:, fold - 1 : fold - 1 + width] = pixels
+            parts = [padded[:, i : i + width + f["fold_extra"]] for i in range(fold)]
+            pixels = np.concatenate(parts, axis=2)
+        addresses = _pixel_words(f, pixels.shape[1], -(-pixels.shape[2] // lanes))
+        self._check_words(addresses)
+        words = np.zeros((*pixels.shape[:2], addresses.shape[2] * lanes), np.uint8)
+        words[:, :, : pixels.shape[2]] = pixels
+        self._activations[addresses] = words.reshape(*addresses.shape, lanes)
+
+    def _store_activations(self, f: dict[str, int]) -> None:
+        channels = f["channels"]
+        addresses = _pixel_words(f, f["width"], -(-channels // self.config.lanes))
+        self._check_words(addresses)
+        words = self._activations[addresses].reshape(f["height"], f["width"], -1)
+        stream = words[:, :, :channels].reshape(-1)
+        if f["signed_codes"]:
+            stream = stream ^ np.uint8(0x80)
+        window = self.windows[Window(f["window"])]
+        size = f["segment_bytes"]
+        if f["segments"] * size != stream.size:
+            raise DeviceError(f"a store of {stream.size} bytes in {f['segments']} of {size}")
+        for i in range(f["segments"]):
+            start = f["offset"] + i * f["segment_stride"]
+            if start + size > window.size:
+                raise DeviceError(f"a store to byte {start + size} of {window.size}")
+            window[start : start + size] = stream[i * size : (i + 1) * size]
+
+    def _check_words(self, addresses: NDArray[np.int64]) -> None:
+        if addresses.max() >= self.config.activation_words:
+            raise DeviceError(
+                f"activation word {addresses.max()} exceeds the RAM of "
+                f"{self.config.activation_words}"
+            )
+
+    # ---- compute -------------------------------------------------------------------------------
+
+    def _compute(self, f: dict[str, int]) -> None:
+        config, groups = self.config, f["groups"]
+        mode = Mode(f["mode"])
+        channels = groups * config.columns
+        pixels = f["output_height"] * f["output_width"]
+        self._activations[-2] = f["padding"]  # word address -1 + the two extra rows: see _fetch
+        self._activations[-1] = 0
+        accumulator = np.zeros((pixels, channels), np.int64)
+        parts = self._walk(f)
+        if mode is Mode.WINDOW:
+            self._accumulate_window(f, parts, accumulator)
+        else:
+            for walk in parts:
+                if mode in _DIGITS:
+                    accumulator[walk.pixels] = self._accumulate_dense(f, walk, mode)
+                else:
+                    accumulator[walk.pixels] = self._accumulate_depthwise(f, walk, mode)
+        if accumulator.max() >= ACCUMULATOR_LIMIT or accumulator.min() < 0:
+            raise DeviceError(f"an accumulator reaches {accumulator.max()}, it holds 31 bits")
+        result = requantize(accumulator, self._requantization(f), f["output_parity"])
+        shape = (pixels, groups, config.columns)
+        if f["residual"]:
+            residual = self._activations[self._addresses(f, "residual")]
+            residual = residual.reshape(pixels, -1)[:, :channels]
+            result = add_requantize(
+                result, residual, f["add_output_multiplier"], f["add_residual_multiplier"],
+                f["add_constant"], f["add_shift"], f["add_low"], f["add_high"],
+            )  # fmt: skip
+        addresses = self._addresses(f, "output")
+        words = self._activations[addresses].reshape(pixels, -1)  # bytes not written stay
+        words[:, :channels] = result.reshape(shape).reshape(pixels, channels)
+        self._activations[addresses] = words.reshape(*addresses.shape, config.lanes)
+
+    def _words(self, f: dict[str, int]) -> int:
+        """Words a pixel that the groups of the instruction span."""
+        return -(-f["groups"] // self.config.groups_per_word)
+
+    def _addresses(self, f: dict[str, int], name: str) -> NDArray[np.int64]:
+        """(pixels, words) of outputs or residuals."""
+        pixels = np.arange(f["output_height"] * f["output_width"])
+        first = pixel_addresses(f, name, pixels)
+        addresses = first[:, None] + np.arange(self._words(f))
+        self._check_words(addresses)
+        return addresses
+
+    def _entries(self, f: dict[str, int]) -> list[bytes]:
+        count = f["prologue_count"] + f["step_count"]
+        return self._steps[self._cells("steps", f["step_base"], count)]
+
+    def _walk(self, f: dict[str, int]) -> list[Walk]:
+        """Walks of an instruction, checked and kept: they do not depend on data."""
+        entries = self._entries(f)
+        key = (tuple(f.values()), b"".join(entries))
+        if key not in self._walks:
+            try:
+                decoded = [STEP.decode(entry) for entry in entries]
+            except EncodingError as error:
+                raise DeviceError(f"step RAM: {error}") from None
+            self._walks[key] = walks(f, decoded, self.config)
+            self._check_overwrite(f, self._walks[key])
+        return self._walks[key]
+
+    def _weight_rows(self, f: dict[str, int], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(groups, len(rows), columns, lanes), raw bytes."""
+        first = f["weight_base"] + np.arange(f["groups"]) * f["weight_group_step"]
+        index = first[:, None] + rows
+        self._cells("weights", int(index.max()), 1)
+        return self._weights[index]
+
+    def _fetch(self, words: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(..., lanes): -1 is padding, -2 is 0."""
+        depth = self.config.activation_words
+        return self._activations[np.where(words < 0, depth - 1 - words, words)]
+
+    def _accumulate_dense(self, f: dict[str, int], walk: Walk, mode: Mode) -> NDArray[np.int64]:
+        digits, lanes = _DIGITS[mode], self.config.lanes
+        steps, mac = walk.steps, walk.steps.mac
+        words = walk.words[:, mac]
+        merge = steps.merge[mac]
+        if (merge >= 0).any():
+            data = _merge(self._fetch(words), merge, digits)
+        else:
+            data = self._fetch(words[:, :, :digits])
+        raw = self._weight_rows(f, steps.rows)
+        weights = _digits(raw, digits)  # (groups, steps, columns, digits, lanes)
+        excess = _complement(weights, mode).sum((1, 3, 4)).reshape(-1)
+        matrix = weights.transpose(1, 3, 4, 0, 2).reshape(-1, excess.size)
+        operands = data.reshape(data.shape[0], -1)
+        assert operands.shape[1] == mac.sum() * digits * lanes
+        # Sums stay below 2^31, so float64 is exact and uses the BLAS.
+        return (operands.astype(np.float64) @ matrix.astype(np.float64)).astype(np.int64) + excess
+
+    def _byte_columns(self, f: dict[str, int], words: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Bytes that the columns of all groups take of words given for group 0: (..., channels)."""
+        each = np.where(words[..., None] < 0, words[..., None],
+                        words[..., None] + np.arange(self._words(f)))  # fmt: skip
+        data = self._fetch(each)
+        data = data.reshape(*words.shape, -1)
+        return data[..., : f["groups"] * self.config.columns]
+
+    def _accumulate_depthwise(self, f: dict[str, int], walk: Walk, mode: Mode) -> NDArray[np.int64]:
+        mac = walk.steps.mac
+        channels = f["groups"] * self.config.columns
+        total = np.zeros((walk.pixels.size, channels), np.int64)
+        weights = self._lane_weights(f, walk.steps.rows) if mode is Mode.DEPTHWISE else None
+        for step, words in enumerate(np.moveaxis(walk.words[:, mac], 1, 0)):
+            for slot in np.flatnonzero(walk.steps.valid[mac][step]):
+                data = self._byte_columns(f, words[:, slot])
+                if weights is None:
+                    np.maximum(total, data, out=total)
+                else:
+                    total += data.astype(np.int64) * weights[step, slot]
+        if weights is not None:
+            total += _complement(weights[:, :STEP_SLOTS], mode).sum((0, 1))
+        return total
+
+    def _lane_weights(self, f: dict[str, int], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(rows, lanes, channels), signed bytes."""
+        raw = self._weight_rows(f, rows).view(np.int8).astype(np.int64)
+        return raw.transpose(1, 3, 0, 2).reshape(len(rows), self.config.lanes, -1)
+
+    def _accumulate_window(
+        self, f: dict[str, int], parts: list[Walk], total: NDArray[np.int64]
+    ) -> None:
+        """The window keeps the last three columns pushed, across pixels and rows."""
+        width, taps = f["output_width"], self.config.window_taps
+        if not taps:
+            raise DeviceError(f"core {self.config.name} has no window registers")
+        pushed: list[NDArray[np.uint8]] = []  # columns by time: (time, 3 rows, channels)
+        times: list[NDArray[np.int64]] = []
+        row_pushes, pixel_pushes = int(parts[0].steps.shift.sum()), int(parts[-1].steps.shift.sum())
+        prologue = row_pushes - pixel_pushes
+
+        def time(pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+            """Pushes before the first of a pixel's own (a row's first pixel owns the prologue)."""
+            oy, ox = np.divmod(pixels, width)
+            row = oy * (prologue + width * pixel_pushes)
+            return row + np.where(ox > 0, prologue + ox * pixel_pushes, 0)
+
+        for walk in parts:
+            shift = walk.steps.shift
+            words = walk.words[:, shift, :WINDOW_COLUMNS]
+            pushed.append(self._byte_columns(f, words).reshape(-1, 3, total.shape[1]))
+            times.append((time(walk.pixels)[:, None] + np.arange(shift.sum())).reshape(-1))
+        history = np.zeros((sum(p.shape[0] for p in pushed) + WINDOW_COLUMNS, *pushed[0].shape[1:]),
+                           np.int64)  # fmt: skip
+        for columns, when in zip(pushed, times, strict=True):
+            history[when + WINDOW_COLUMNS] = columns
+        for walk in parts:
+            steps, mac = walk.steps, walk.steps.mac
+            before = np.cumsum(steps.shift)[mac]  # pushes of the pixel's own, this step's included
+            weights = self._lane_weights(f, steps.rows)
+            start = time(walk.pixels)
+            for step, (count, phase) in enumerate(zip(before, steps.phase[mac], strict=True)):
+                for lane in range(1 if phase else taps):
+                    row, column = divmod(8 if phase else lane, WINDOW_COLUMNS)
+                    data = history[start + count + column, row]
+                    total[walk.pixels] += data * weights[step, lane]
+                used = weights[step, : 1 if phase else taps]
+                total[walk.pixels] += _complement(used, Mode.WINDOW).sum(0)
+
+    def _requantization(self, f: dict[str, int]) -> Requantization:
+        config = self.config
+        words = config.parameter_words_per_group
+        cells = self._cells("parameters", f["parameter_base"], f["groups"] * words)
+        raw = self._parameters[cells].reshape(f["groups"], words, config.columns)
+        value = np.zeros((f["groups"], config.columns), object)
+        for i in range(words):
+            value += raw[:, i].astype(object) << (PARAMETER_WORD_BITS * i)
+        flat = value.reshape(-1)
+        constant_bits, multiplier_bits = config.constant_bits, config.multiplier_bits
+        constant = flat & ((1 << constant_bits) - 1)
+        constant = np.where(constant >> (constant_bits - 1), constant - (1 << constant_bits),
+                            constant)  # fmt: skip
+        return Requantization(
+            multiplier=(flat >> constant_bits & ((1 << multiplier_bits) - 1)).astype(np.int64),
+            constant=constant.astype(np.int64),
+            shift=(flat >> (constant_bits + multiplier_bits) & 63).astype(np.int64),
+            low=f["low"],
+            high=f["high"],
+            half_even=bool(f["half_even"]),
+        )
+
+    # ---- what an instruction touches -----------------------------------------------------------
+
+    def access(self, opcode: Opcode, f: dict[str, int]) -> Access:
+        """Cells an instruction reads and writes; step loads take effect, so that later COMPUTE
+        instructions can be walked."""
+        reads: dict[str, NDArray[np.int64]] = {}
+        writes: dict[str, NDArray[np.int64]] = {}
+        if opcode is Opcode.COMPUTE:
+            parts = self._walk(f)
+            words = np.concatenate([walk.words.reshape(-1) for walk in parts])
+            words = np.unique(words[words >= 0])
+            if f["mode"] in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM):
+                words = np.unique(words[:, None] + np.arange(self._words(f)))
+            if f["residual"]:
+                words = np.union1d(words, self._addresses(f, "residual"))
+            reads["activations"] = words
+            writes["activations"] = np.unique(self._addresses(f, "output"))
+            count = f["groups"] * self.config.parameter_words_per_group
+            reads["parameters"] = f["parameter_base"] + np.arange(count)
+            reads["steps"] = f["step_base"] + np.arange(f["prologue_count"] + f["step_count"])
+            if f["mode"] != Mode.MAXIMUM:
+                rows = np.unique(np.concatenate([walk.steps.rows for walk in parts]))
+                first = f["weight_base"] + np.arange(f["groups"]) * f["weight_group_step"]
+                reads["weights"] = np.unique(first[:, None] + rows)
+        elif opcode in (Opcode.LOAD_ACTIVATIONS, Opcode.STORE_ACTIVATIONS):
+            words_a_pixel = 1 if f.get("fold") else -(-f["channels"] // self.config.lanes)
+            width = f["width"] + f.get("fold_extra", 0)
+            cells = np.unique(_pixel_words(f, width, words_a_pixel))
+            (writes if opcode is Opcode.LOAD_ACTIVATIONS else reads)["activations"] = cells
+        else:
+            memory, words = {
+                Opcode.LOAD_WEIGHTS: ("weights", 1),
+                Opcode.LOAD_PARAMETERS: ("parameters", self.config.parameter_words_per_group),
+                Opcode.LOAD_STEPS: ("steps", 1),
+            }[opcode]
+            writes[memory] = f["destination"] + np.arange(f["count"] * words)
+            if opcode is Opcode.LOAD_STEPS:
+                self._load_steps(f)
+        return Access(opcode, f, reads, writes)
+
+    def _check_overwrite(self, f: dict[str, int], parts: list[Walk]) -> None:
+        """Raises `DeviceError` if an output lands on bytes that a later pixel or group reads."""
+        per_channel = f["mode"] in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM)
+        groups, gpw = f["groups"], self.config.groups_per_word
+        count = f["output_height"] * f["output_width"]
+        written = np.full((self.config.activation_words, gpw), np.iinfo(np.int64).max)
+        outputs = pixel_addresses(f, "output", np.arange(count))
+        for g in range(groups - 1, -1, -1):
+            written[outputs + g // gpw, g % gpw] = g * count + np.arange(count)
+        reads = [(walk.pixels, walk.words.reshape(walk.pixels.size, -1)) for walk in parts]
+        if f["residual"]:
+            pixels = np.arange(count)
+            reads.append((pixels, pixel_addresses(f, "residual", pixels)[:, None]))
+        for number, (pixels, words) in enumerate(reads):
+            own_bytes = per_channel or number == len(parts)
+            for g in range(groups) if own_bytes else (groups - 1,):
+                shift = g // gpw if own_bytes else 0
+                part = slice(g % gpw, g % gpw + 1) if own_bytes else slice(None)
+                first = written[words + shift, part].min(2)
+                late = (words >= 0) & (first < (g * count + pixels)[:, None])
+                if late.any():
+                    raise DeviceError(
+                        f"COMPUTE overwrites activation word {words[late][0] + shift} before its "
+                        "last use"
+                    )
+
+
+def _pixel_words(f: dict[str, int], width: int, words: int) -> NDArray[np.int64]:
+    """(height, width, words) addresses of a load's or store's pixels."""
+    row = f["destination"] + np.arange(f["height"]) * f["row_step"]
+    return row[:, None, None] + np.arange(width * words).reshape(width, words)
+
+
+def _digits(raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
+    """Signed digits of weight bytes, (groups, steps, columns, count, lanes)."""
+    bits = 8 // count
+    parts = [(raw >> np.uint8(bits * k)) & np.uint8((1 << bits) - 1) for k in range(count)]
+    digits = np.stack(parts, axis=3).astype(np.int64)
+    return digits - ((digits >> (bits - 1)) << bits)
+
+
+def _complement(weights: NDArray[np.int64], mode: Mode) -> NDArray[np.int64]:
+    return (weights < 0) * np.int64(complement_weight(-1, mode))
+
+
+def _merge(data: NDArray[np.uint8], merge: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
+    """Operands (pixels, steps, digits, lanes) from the words of four slots."""
+    lanes = np.arange(data.shape[3])
+    if digits == 1:
+        slot = (lanes >= merge[:, :, None]).sum(1)[:, None]  # (steps, 1, lanes)
+        slot = np.where(merge[:, :1, None] < 0, 0, slot)
+    elif digits == 2:
+        low = lanes >= merge[:, 0, None]
+        high = 2 + (lanes >= merge[:, 2, None])
+        plain = np.broadcast_to(np.array([[0], [1]]), (len(merge), 2, lanes.size))
+        slot = np.where(merge[:, :1, None] < 0, plain, np.stack([low, high], axis=1))
+    else:
+        raise DeviceError("2-bit steps cannot merge words")
+    return np.take_along_axis(data, np.broadcast_to(slot, (data.shape[0], *slot.shape)), axis=2)
