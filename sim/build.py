@@ -69,7 +69,7 @@ class Recipe:
         digest = hashlib.sha256()
         parts = [toolchain.version, *toolchain.make_variables, self.top, self.verilog, self.product]
         parts += [self.control, *self.arguments, self.compiler_flags, self.linker_flags]
-        parts += [self.optimization]
+        parts += [self.optimization, *SPEED_ARGUMENTS]
         parts += [path.read_text() for path in (*self.sources, *self.headers)]
         for part in parts:
             digest.update(f"{len(part)}:".encode() + part.encode())
