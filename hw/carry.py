@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from amaranth.hdl import Const, Instance, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
 
 TARGETS = ("generic", "ecp5")
 """Bodies a component can be elaborated with."""
@@ -34,6 +34,7 @@ def _init(function: Callable[[int, int, int, int], int]) -> Const:
 
 SUM_OF_ANDS = _init(lambda a, b, c, d: (a & b) ^ (c & d))
 SUM_OF_AND_AND_INVERTED = _init(lambda a, b, c, d: (a & b) ^ ((1 - c) & d))
+SUM_OF_A_AND_C = _init(lambda a, b, c, d: a ^ c)
 SUM_OF_A_AND_SELECTED = _init(lambda a, b, c, d: a ^ (c if b else d))
 SUM_OF_OR_AND_AND = _init(lambda a, b, c, d: (a | b) ^ (c & d))
 
@@ -60,6 +61,21 @@ def carry_chain(m: Module, bits: Sequence[tuple[Const, Bit]], name: str) -> Valu
 
 def _bit(value: Value, i: int) -> Value:
     return value[i] if i < len(value) else Const(0, 1)
+
+
+def add(m: Module, target: str, a: Value, b: Value, width: int, name: str) -> Value:
+    """a + b, both unsigned, modulo 2^width.
+
+    Synthesis turns sums of sums into compressors made of LUTs, which take more than the carry
+    chains they replace; cells placed here stay.
+    """
+    if target == "generic":
+        total = Signal(width, name=name)
+        m.d.comb += total.eq(a + b)
+        return total
+    zero = Const(0, 1)
+    rows = [(_bit(a, i), zero, _bit(b, i), zero) for i in range(width)]
+    return carry_chain(m, [(SUM_OF_A_AND_C, row) for row in rows], name)
 
 
 def add_selected(
@@ -104,9 +120,7 @@ def slice_product(
         high = slice_product(
             m, target, activation, top_activation, invert_top, digit[2:], f"{name}_high"
         )
-        total = Signal(12, name=name)
-        m.d.comb += total.eq(low + (high << 2))
-        return total
+        return Cat(low[:2], add(m, target, low[2:], high, 10, f"{name}_upper"))
     if target == "generic":
         top = ~top_activation if invert_top else top_activation
         total = Signal(10, name=name)

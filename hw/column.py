@@ -27,6 +27,9 @@ from .taps import Maximum, Taps, tap_lanes
 WRITE_BITS = 32
 """Bits of a weight row that one load write fills."""
 
+RAM_ATTRIBUTES = {"no_rw_check": 1}
+"""A row is not read in the cycle it is written, so synthesis need not define what that reads."""
+
 
 def column_control_layout() -> data.StructLayout:
     """An array step, decoded once for all columns."""
@@ -199,7 +202,7 @@ class Column(wiring.Component):
         """The weight row read, one cycle after the RAM's output."""
         config = self._config
         m.submodules.weights = ram = memory.Memory(
-            shape=8 * config.lanes, depth=config.weight_rows, init=[]
+            shape=8 * config.lanes, depth=config.weight_rows, init=[], attrs=RAM_ATTRIBUTES
         )
         write_port = ram.write_port(granularity=WRITE_BITS)
         read_port = ram.read_port()
@@ -223,7 +226,7 @@ class Column(wiring.Component):
         they are in place."""
         config = self._config
         m.submodules.parameters = ram = memory.Memory(
-            shape=PARAMETER_WORD_BITS, depth=config.parameter_words, init=[]
+            shape=PARAMETER_WORD_BITS, depth=config.parameter_words, init=[], attrs=RAM_ATTRIBUTES
         )
         write_port, read_port = ram.write_port(), ram.read_port()
         here = load.valid & (load.target == LoadTarget.PARAMETERS) & (load.column == self.index)

@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .carry import add_selected, check_target, slice_product
+from .carry import add, add_selected, check_target, slice_product
 from .config import CoreConfig
 from .delay import delayed
 
@@ -116,10 +116,8 @@ class DotProduct(wiring.Component):
         ]
 
     def _add(self, m: Module, a, b, bound: int, name: str, register: bool):
-        total = Signal(bound.bit_length(), name=name, reset_less=register)
-        domain = m.d.sync if register else m.d.comb
-        domain += total.eq(a + b)
-        return total
+        total = add(m, self._target, a, b, bound.bit_length(), f"{name}_sum")
+        return delayed(m, total, 1, name)[-1] if register else total
 
     def _join_pairs(self, m: Module, sums: list, narrow) -> list:
         """Register (S0, S1), or with four slices S0 + 4 S1 and S2 + 4 S3 (without the 4 for 2-bit
