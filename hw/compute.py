@@ -13,7 +13,7 @@ cycle issues one step unless
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -31,6 +31,8 @@ class ComputeUnit(wiring.Component):
     Members
     -------
     instruction : stream of COMPUTE instructions whose dependencies are satisfied
+    restart : pulse; a program starts: constants are sent again, so that every run of a program
+        takes the same cycles
     step_write : step RAM write port, for the loader
     load : constants for the columns; `load_valid` claims the load bus this cycle
     operation : to `OperandFetch`, registered
@@ -47,6 +49,7 @@ class ComputeUnit(wiring.Component):
         super().__init__(
             {
                 "instruction": In(stream.Signature(FORMATS[Opcode.COMPUTE].layout())),
+                "restart": In(1),
                 "step_write": In(step_write_layout()),
                 "load": Out(load_write_layout(config)),
                 "operation": Out(operation_layout(config)),
@@ -231,6 +234,8 @@ class ComputeUnit(wiring.Component):
             ~held_valid | Cat(h != w for h, w in zip(held, wanted, strict=True)).any()
         )
 
+        with m.If(self.restart):
+            m.d.sync += held_valid.eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.instruction.ready.eq(1)
@@ -296,28 +301,19 @@ class ComputeUnit(wiring.Component):
             m.d.sync += left.eq(words)
 
 
-def _constants(instruction) -> list:
-    """The constant words of an instruction, in `CONSTANT_WORDS` order. Without a residual the
-    add's fields are left as they are, hence zero here only where the layout reserves bits."""
+def _constants(instruction) -> list[Value]:
+    """The constant words of an instruction, in `CONSTANT_WORDS` order; the add's are zero where
+    there is no residual, so that they need not be sent again."""
     words = []
     for layout in CONSTANT_WORDS:
-        fields = []
+        fields: list[Value] = []
         for name, field in layout:
-            fields.append(
-                Mux(instruction.residual, getattr(instruction, name), 0)[: field.width]
-                if name.startswith("add_")
-                else 0
-                if name == "reserved"
-                else getattr(instruction, name)
-            )
-        words.append(_pack(layout, fields))
+            if name == "reserved":
+                fields.append(Const(0, field.width))
+            elif name.startswith("add_"):
+                value = Value.cast(getattr(instruction, name))
+                fields.append(Mux(instruction.residual, value.as_unsigned(), 0))
+            else:
+                fields.append(Value.cast(getattr(instruction, name)))
+        words.append(Cat(*fields))
     return words
-
-
-def _pack(layout, fields):
-    from amaranth.hdl import Const, Value
-
-    parts = []
-    for (_, field), value in zip(layout, fields, strict=True):
-        parts.append(Const(0, field.width) if isinstance(value, int) else Value.cast(value))
-    return Cat(*parts)

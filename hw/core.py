@@ -152,6 +152,7 @@ class Core(wiring.Component):
         progress = Signal()
         m.d.comb += [
             dispatch.start.eq(begin),
+            compute.restart.eq(begin),
             counters.start.eq(begin),
             counters.running.eq(running),
             counters.issued.eq(compute.issued),
