@@ -18,8 +18,8 @@ class ActivationUnpacker(wiring.Component):
     """Bytes in, activation words out: up to 4 bytes of a pixel a cycle, or one folded pixel.
 
     A word is a shift register of which lanes 0 .. top are in use: new bytes enter at the top, so
-    a folded word keeps the pixels before it, and an unfolded word, whose bytes all enter while it is
-    assembled, nothing.
+    a folded word keeps the pixels before it, and an unfolded word, all of whose bytes are new,
+    nothing.
 
     Members
     -------

@@ -48,7 +48,7 @@ GIVEN_LAYOUT = data.StructLayout(
 
 
 def segment_layout(config: CoreConfig) -> data.StructLayout:
-    """A run as beats hold it: lane of its first byte, and of its last, counted through the beats."""
+    """A run in beats: lane of its first byte, and of its last counted on through the beats."""
     return data.StructLayout(
         {"align": (config.data_bits // 8).bit_length() - 1, "span": SPAN_BITS, "final": 1}
     )

@@ -187,6 +187,8 @@ class Loader(wiring.Component):
             ),
             decoded.eq(taken & ~leave),
         ]
+        with m.If(~is_pixels):
+            m.d.sync += geometry.destination.eq(destination)
         with m.If(self.line.ready):
             m.d.sync += [line.eq(self.line.payload), taken.eq(self.line.valid)]
         with m.If(leave):
