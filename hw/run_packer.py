@@ -62,7 +62,7 @@ class RunPacker(wiring.Component):
             self.done.eq(run_done & final),
         ]
 
-        turned = rotated(m, given.lanes, given.position_first - lane)
+        turned = rotated(m, given.lanes, (given.position_first - lane)[:2])
         last_lane = Signal(3)
         m.d.comb += last_lane.eq(lane + given.more)
         with m.If(free):
