@@ -24,7 +24,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from ..search.loop import SearchResult
 
@@ -92,12 +92,13 @@ def command(
     if as_json:
         print_json(result.as_dict())
     else:
-        print_table(result_table(result))
+        print_table(result_report(result))
         typer.echo(f"wrote {output}")
 
 
-def result_table(result: SearchResult) -> Table:
-    """The chosen widths, and what they cost and save."""
+def result_report(result: SearchResult) -> Group:
+    """The chosen widths, and what they cost and save, to print."""
+    from rich.console import Group
     from rich.table import Table
 
     table = Table(title="bit-widths chosen", title_justify="left")
@@ -108,18 +109,14 @@ def result_table(result: SearchResult) -> Table:
         table.add_row(layer.name, str(layer.weight_bits or ""), f"{layer.cycles:,}")
     difference = result.cycles - result.cycles_sum_of_layers
     lines = [
-        f"cycles {result.cycles:,} measured whole "
-        f"({difference:+,} against the sum of layers, head and tail), "
-        f"{result.cycles_uniform8:,} at uniform 8 bits: "
-        f"{result.cycles_uniform8 / result.cycles:.2f}x faster",
-        f"{result.evaluations} whole networks measured",
+        f"cycles: {result.cycles_uniform8:,} at uniform 8 bits, {result.cycles:,} now "
+        f"({result.cycles_uniform8 / result.cycles:.2f}x faster), measured whole; "
+        f"{difference:+,} against the sum of layers, head and tail",
     ]
     if result.accuracy is not None:
-        lines.insert(
-            1,
-            f"accuracy {result.accuracy:.2%}, uniform 8-bit {result.accuracy_uniform8:.2%}, "
-            f"float {result.accuracy_float:.2%}",
+        lines.append(
+            f"accuracy: {result.accuracy_float:.2%} float, {result.accuracy_uniform8:.2%} at "
+            f"uniform 8 bits, {result.accuracy:.2%} now"
         )
-    table.caption = "\n".join(lines)
-    table.caption_justify = "left"
-    return table
+    lines.append(f"whole networks measured: {result.evaluations}")
+    return Group(table, *lines)

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from bitloop.hw.config import CoreConfig, preset
 
 from ..cli.common import FAILURE, USER_ERRORS, hush_libraries, print_table, progress
-from ..cli.search import result_table
+from ..cli.search import result_report
 from ..codes import encode
 from ..compile import compile_graph
 from ..dataset import Dataset
@@ -29,7 +29,7 @@ from .digits import load_digits, train
 
 PRESET = "n4"
 RTL_IMAGES = 50
-BUDGET_RATIO = 0.6
+BUDGET_RATIO = 0.5
 
 
 def main() -> int:
@@ -101,7 +101,7 @@ def search_widths(
             evaluation=test,
             progress=say,
         )
-    print_table(result_table(result))
+    print_table(result_report(result))
 
 
 if __name__ == "__main__":
