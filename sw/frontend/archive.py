@@ -27,7 +27,7 @@ _CONSTANTS = "data/constants/model_constants_config.json"
 _PAYLOAD = re.compile(r"data/(?:weights/weight_\d+|constants/tensor_\d+)")
 _DROPPED = re.compile(r"archive_format|archive_version|byteorder|\.data/.*|extra/.*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*")
+_ATTRIBUTE = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
 _SYMBOL = re.compile(r"Symbol\('([suz][0-9]+)'((?:, (?:positive|integer|nonnegative)=True)*)\)")
 _EXPRESSION = re.compile(r"[A-Za-z0-9_ +\-*/(),<>=]*")
 _EXPRESSION_WORD = re.compile(
