@@ -38,6 +38,7 @@ def emit(config: CoreConfig, target: str = "generic") -> str:
 def describe(config: CoreConfig, target: str = "generic") -> dict[str, Any]:
     """Ports, registers, config and fingerprint of what `emit` writes, ready for JSON."""
     core = Core(config, target)
+    core._MustUse__silence = True  # asked for its ports only, never elaborated
     ports = [
         {
             "name": name,
