@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +50,12 @@ class Block:
 
     groups: range
     rows: range
+    source: Placed
+    """The input, or where it would lie whole for the buffer that holds this block's rows."""
     step_base: int
     weight_base: int
     parameter_base: int
-    mark: bool
+    mark: bool = False
 
 
 def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str, int]:
@@ -63,7 +64,7 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
     first_word = block.groups.start // config.groups_per_word
     top, left = layer.padding[:2]
     row = block.rows.start * layer.stride[0] - top
-    base = item.source.base + row * layout.row_step - left * layout.pixel_step
+    base = block.source.base + row * layout.row_step - left * layout.pixel_step
     if plan.mode in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM):
         base += first_word
     output = item.target.layout
@@ -120,7 +121,7 @@ def compute_reads(item: Compiled, block: Block, config: CoreConfig) -> list[Word
     rows = input_rows(item.layer, block.rows, item.source.layout.height)
     count = len(block.groups) * config.parameter_words_per_group
     reads = [
-        tensor_words(item.source, rows),
+        tensor_words(block.source, rows),
         Words("steps", block.step_base, len(item.entries)),
         Words("parameters", block.parameter_base, count),
     ]
@@ -179,8 +180,3 @@ def _pixels(spec: TensorSpec, placed: Placed, rows: range, offset: int) -> dict[
         "channels": channels,
         "signed_codes": int(spec.source_dtype == "int8"),
     }
-
-
-def output_groups(channels: int, config: CoreConfig) -> int:
-    """Groups of columns that make `channels` output channels."""
-    return ceil(channels / config.columns)

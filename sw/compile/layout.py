@@ -22,11 +22,19 @@ class Layout:
     """Pixels in a word; 0 = not folded."""
     fold_extra: int = 0
     """Folded words beyond the last pixel of a row."""
+    buffer_rows: int = 0
+    """Rows of each of two buffers that a graph input passes through; 0 = held whole."""
+
+    @property
+    def buffer_words(self) -> int:
+        """Size of a buffer, or of the whole; the last row's gap needs no words."""
+        rows = self.buffer_rows or self.height
+        return (rows - 1) * self.row_step + self.width * self.pixel_step
 
     @property
     def words(self) -> int:
-        """Size; the last row's gap needs no words."""
-        return (self.height - 1) * self.row_step + self.width * self.pixel_step
+        """Size of what is held."""
+        return self.buffer_words * (2 if self.buffer_rows else 1)
 
 
 def layouts(shape: tuple[int, int, int], lanes: int) -> list[Layout]:

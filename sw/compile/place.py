@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from bitloop.hw.config import CoreConfig
 
@@ -30,6 +30,11 @@ class Placed:
     last: int
     """Index of the last layer that reads it."""
 
+    def buffer(self, number: int, first_row: int) -> Placed:
+        """The tensor as if whole, lying so that `first_row` comes first in one of the buffers."""
+        base = self.base + number % 2 * self.layout.buffer_words
+        return replace(self, base=base - first_row * self.layout.row_step)
+
 
 @dataclass(frozen=True, eq=False)
 class Placement:
@@ -50,22 +55,73 @@ class _Buffer:
 
 
 def place(network: Network, config: CoreConfig) -> Placement:
-    """Layouts with the fewest steps if they fit, else the tightest ones.
+    """Layouts with the fewest steps if they fit, else as many of them as fit; an input too large
+    for the RAM passes through it in blocks of rows.
 
     Raises `CompileError` naming the layer whose tensors do not fit and by how much.
     """
     planner = _Planner(network, config)
-    for key in (lambda cost, words: (cost, words), lambda cost, words: (words, cost)):
-        chosen = {name: planner.choose(name, key) for name in network.tensors}
+    fast = {name: planner.choose(name, lambda c, words: (c, words)) for name in network.tensors}
+    tight = {name: planner.choose(name, lambda c, words: (words, c)) for name in network.tensors}
+    bases: dict[str, int] | None = None
+    choices = []
+    for chosen in _choices(network, fast, tight):
         bases = _allocate(network, chosen, config.activation_words)
         if bases is not None:
-            tensors = {
-                name: Placed(bases[name], layout, *_lifetime(network, name))
-                for name, layout in chosen.items()
-            }
-            plans = tuple(planner.plan(y, chosen[y.source]) for y in network.layers)
-            return Placement(tensors, plans)
-    raise _too_large(network, chosen, config)
+            break
+        choices.append(chosen)
+    if bases is None:
+        raise _too_large(network, choices, config)
+    tensors = {
+        name: Placed(bases[name], layout, *_lifetime(network, name))
+        for name, layout in chosen.items()
+    }
+    plans = tuple(planner.plan(layer, chosen[layer.source]) for layer in network.layers)
+    return Placement(tensors, plans)
+
+
+def _choices(
+    network: Network, fast: dict[str, Layout], tight: dict[str, Layout]
+) -> Iterator[dict[str, Layout]]:
+    """Layouts to try, best first: all fast; the input in buffers; tight where memory is fullest,
+    those first that save most; both."""
+    yield fast
+    yield from _buffered(network, fast, fast, large=True)
+    chosen = dict(fast)
+    while True:
+        saving = {n: chosen[n].words - tight[n].words for n in chosen}
+        if max(saving.values()) <= 0:
+            break
+        _, alive = _fullest(_buffers(network, chosen), len(network.layers))
+        near = [n for buffer in alive for n in buffer.tensors if saving[n] > 0]
+        name = max(near or saving, key=lambda n: saving[n])
+        chosen[name] = tight[name]
+        yield dict(chosen)
+    yield from _buffered(network, tight, fast, large=False)
+
+
+def _buffered(
+    network: Network,
+    chosen: dict[str, Layout],
+    fast: dict[str, Layout],
+    large: bool,
+) -> Iterator[dict[str, Layout]]:
+    """Layouts with the first layer's input in two buffers of ever fewer rows, `large` so
+    many that the rows needed twice are under half."""
+    first = network.layers[0]
+    name = first.source
+    only = sum(name in layer.reads for layer in network.layers) == 1
+    if name not in network.inputs or not only or first.residual:
+        return
+    rows = network.tensors[first.target].shape[0]
+    extent = first.dilation[0] * (first.kernel[0] - 1) + 1
+    held = 0
+    for count in range(2, rows + 1):
+        before, held = held, (-(-rows // count) - 1) * first.stride[0] + extent
+        if large and held < 2 * extent:
+            return
+        if held != before and 2 * held < chosen[name].height:
+            yield {**chosen, name: replace(fast[name], buffer_rows=held)}
 
 
 class _Planner:
@@ -153,6 +209,9 @@ def _buffers(network: Network, chosen: dict[str, Layout]) -> list[_Buffer]:
 def _allocate(network: Network, chosen: dict[str, Layout], capacity: int) -> dict[str, int] | None:
     """Base addresses, or None where no order tried fits."""
     buffers = _buffers(network, chosen)
+    _, alive = _fullest(buffers, len(network.layers))
+    if sum(b.words for b in alive) > capacity:
+        return None
     for order in _orders(buffers):
         bases = _fit(order, capacity)
         if bases is not None:
@@ -193,12 +252,21 @@ def _fit(order: list[_Buffer], capacity: int) -> dict[str, int] | None:
     return bases
 
 
-def _too_large(network: Network, chosen: dict[str, Layout], config: CoreConfig) -> CompileError:
-    buffers = _buffers(network, chosen)
-    alive = [[b for b in buffers if b.first <= i <= b.last] for i in range(len(network.layers))]
-    index = max(range(len(alive)), key=lambda i: sum(b.words for b in alive[i]))
-    needed = sum(b.words for b in alive[index])
-    parts = ", ".join(f"{'/'.join(b.tensors)} {b.words}" for b in alive[index])
+def _fullest(buffers: list[_Buffer], layers: int) -> tuple[int, list[_Buffer]]:
+    """The layer during which most words are needed, and what is alive then."""
+    alive = [[b for b in buffers if b.first <= i <= b.last] for i in range(layers)]
+    index = max(range(layers), key=lambda i: sum(b.words for b in alive[i]))
+    return index, alive[index]
+
+
+def _too_large(
+    network: Network, choices: list[dict[str, Layout]], config: CoreConfig
+) -> CompileError:
+    layers = len(network.layers)
+    peaks = [_fullest(_buffers(network, chosen), layers) for chosen in choices]
+    index, alive = min(peaks, key=lambda peak: sum(b.words for b in peak[1]))
+    needed = sum(b.words for b in alive)
+    parts = ", ".join(f"{'/'.join(b.tensors)} {b.words}" for b in alive)
     rule = f"needs {needed} activation words"
     if needed <= config.activation_words:
         rule += ", which fit only in pieces"

@@ -25,7 +25,7 @@ from .instruct import (
     tensor_words,
 )
 from .layer import Network
-from .place import Placement
+from .place import Placed, Placement
 from .program import Program, Words
 from .residency import Demand, Residency, Ring, divide
 from .sections import Sections
@@ -224,36 +224,45 @@ class _Scheduler:
         """Chunks of one layer, with the loads they need."""
         item = self.items[index]
         ranges = list(self._group_ranges(index))
-        inputs = [t for t in dict.fromkeys(item.layer.reads) if t in self.network.inputs]
-        fresh = [t for t in inputs if t not in loaded]
+        fresh = [t for t in dict.fromkeys(item.layer.reads) if t in self.network.inputs]
+        fresh = [t for t in fresh if t not in loaded]
+        loaded.update(fresh)
         rows = [range(item.shape[0])]
-        if index == 0 and len(ranges) == 1 and item.layer.residual is None:
+        if item.source.layout.buffer_rows:
+            rows = _buffer_blocks(item)
+        elif index == 0 and len(ranges) == 1 and item.layer.residual is None:
             rows = self._row_blocks(item)
         first = len(self.chunks)
         last = first + len(ranges) * len(rows) - 1
-        input_loads = [self._input_loads(item, tensor, rows) for tensor in fresh]
-        loaded.update(fresh)
-        step_base, step_loads = self._step_loads(index, last)
-        weight_base, shared_loads = 0, []
-        if item.weights.shape[0] == 1:
-            weight_base, shared_loads = self._place("weights", index, range(1), item.weights, last)
-        for groups in ranges:
-            end = len(self.chunks) + len(rows) - 1
-            if item.weights.shape[0] > 1:
-                weight_base, loads = self._place("weights", index, groups, item.weights, end)
+        step_base, loads = self._step_loads(index, last)
+        weight_base = parameter_base = 0
+        for number, part in enumerate(rows):
+            start = len(self.chunks)
+            if item.source.layout.buffer_rows:
+                place = item.source.buffer(number, input_rows(item.layer, part, 1 << 12).start)
             else:
-                loads, shared_loads = shared_loads, []
-            parameter_base, parameter_loads = self._place(
-                "parameters", index, groups, item.parameters, end
-            )
-            block = Block(groups, rows[0], step_base, weight_base, parameter_base, False)
-            self.chunks += [_Chunk(index, replace(block, rows=part)) for part in rows]
-            self.chunks[end - len(rows) + 1].loads += [*step_loads, *loads, *parameter_loads]
-            step_loads = []
+                place = item.source
+            for groups in ranges:
+                now = len(self.chunks)
+                reader = last if len(ranges) == 1 else now  # one range: loaded once for all rows
+                if item.weights.shape[0] == 1 and now == first:  # shared by all
+                    weight_base, more = self._place("weights", index, range(1), item, last)
+                    loads += more
+                if len(ranges) > 1 or now == first:
+                    if item.weights.shape[0] > 1:
+                        weight_base, more = self._place("weights", index, groups, item, reader)
+                        loads += more
+                    parameter_base, more = self._place("parameters", index, groups, item, reader)
+                    loads += more
+                block = Block(groups, part, place, step_base, weight_base, parameter_base)
+                self.chunks.append(_Chunk(index, block, loads))
+                loads = []
+            for tensor in fresh:
+                load = self._input_load(item, tensor, rows, number, place)
+                if load is not None:
+                    load.after = start - 1 - len(ranges) if item.source.layout.buffer_rows else -1
+                    self.chunks[start].loads.append(load)
         self.chunks[-1].block = replace(self.chunks[-1].block, mark=True)
-        for blocks in input_loads:
-            for chunk, load in zip(self.chunks[first:], blocks, strict=False):
-                chunk.loads += [load] if load else []
 
     def _group_ranges(self, index: int) -> Iterator[range]:
         """Output groups of each COMPUTE: resident ones together, streamed ones in pieces of at
@@ -288,26 +297,22 @@ class _Scheduler:
         bounds = [height * i // count for i in range(count + 1)]
         return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
 
-    def _input_loads(
-        self, item: Compiled, tensor: str, blocks: Sequence[range]
-    ) -> list[_Load | None]:
-        """Loads of a graph input, one for each block of output rows that needs more of it."""
+    def _input_load(
+        self, item: Compiled, tensor: str, blocks: Sequence[range], number: int, source: Placed
+    ) -> _Load | None:
+        """What a block of output rows needs of a graph input that no block before loaded."""
         spec, placed = self.network.tensors[tensor], self.placement.tensors[tensor]
-        height, start = spec.shape[0], 0
-        loads: list[_Load | None] = []
-        for block in blocks:
-            stop = height
-            if block is not blocks[-1]:
-                stop = max(start, input_rows(item.layer, block, height).stop)
-            rows = range(start, stop)
-            if rows:
-                fields = load_fields(spec, placed, rows, self.ports[tensor])
-                words = tensor_words(placed, rows)
-                loads.append(_Load(Opcode.LOAD_ACTIVATIONS, fields, words, None))
-            else:
-                loads.append(None)
-            start = stop
-        return loads
+        needed = [input_rows(item.layer, block, spec.shape[0]) for block in blocks[: number + 1]]
+        rows = needed[-1]
+        if placed.layout.buffer_rows:
+            placed = source
+        else:
+            start = max((r.stop for r in needed[:-1]), default=0)
+            rows = range(start, spec.shape[0] if number == len(blocks) - 1 else rows.stop)
+        if not rows:
+            return None
+        fields = load_fields(spec, placed, rows, self.ports[tensor])
+        return _Load(Opcode.LOAD_ACTIVATIONS, fields, tensor_words(placed, rows), None)
 
     def _step_loads(self, index: int, last: int) -> tuple[int, list[_Load]]:
         number = self.list_of[index]
@@ -317,10 +322,11 @@ class _Scheduler:
         return self._stream("steps", self.lists[number][1], last)
 
     def _place(
-        self, memory: str, index: int, units: range, data: NDArray[np.uint8], reader: int
+        self, memory: str, index: int, units: range, item: Compiled, reader: int
     ) -> tuple[int, list[_Load]]:
         """First word of some units of a layer's data, and the load they need if they stream."""
         residency: Residency = self.residency[memory]
+        data = item.weights if memory == "weights" else item.parameters
         if units.start < residency.resident[index]:
             size = data.shape[1] if memory == "weights" else self.config.parameter_words_per_group
             return residency.bases[index] + units.start * size, []
@@ -332,6 +338,15 @@ class _Scheduler:
         load.fields["destination"] = base
         load.writes = Words(memory, base, load.writes.count)
         return base, [load]
+
+
+def _buffer_blocks(item: Compiled) -> list[range]:
+    """Output rows of each COMPUTE whose input rows pass through buffers."""
+    layer, held = item.layer, item.source.layout.buffer_rows
+    extent = layer.dilation[0] * (layer.kernel[0] - 1) + 1
+    count = (held - extent) // layer.stride[0] + 1
+    height = item.shape[0]
+    return [range(y, min(height, y + count)) for y in range(0, height, count)]
 
 
 def _distinct_lists(
