@@ -37,6 +37,7 @@ class Bench:
         self.dut = dut
         self.agents = list(agents)
         self.cycle = 0
+        self.changes: list[tuple[Any, int]] = []
 
     async def reset(self) -> None:
         """Start the clock and hold reset for a few cycles."""
@@ -62,6 +63,9 @@ class Bench:
         while not until():
             assert self.cycle - start < limit, f"nothing after {limit} cycles"
             await FallingEdge(self.dut.clk)
+            for port, value in self.changes:
+                port.value = value
+            self.changes.clear()
             for agent in self.agents:
                 agent.drive()
             await ReadOnly()
@@ -69,6 +73,10 @@ class Bench:
                 agent.sample()
             self.cycle += 1
         return self.cycle - start
+
+    def set(self, port: Any, value: int) -> None:
+        """Change an input that no agent drives, in the next cycle."""
+        self.changes.append((port, value))
 
     async def idle(self, cycles: int) -> None:
         """Let that many cycles pass."""
