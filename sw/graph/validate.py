@@ -33,6 +33,7 @@ def validate(graph: Graph) -> None:
     _check_wiring(graph)
     for node in graph.nodes:
         _check_node(graph, node)
+    _check_use(graph)
 
 
 def output_size(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
@@ -71,7 +72,6 @@ def _check_wiring(graph: Graph) -> None:
             if name not in graph.tensors:
                 _fail(graph.name, f"{kind[:-1]} {name!r} is no tensor of the graph")
     produced = set(graph.inputs)
-    used = set(graph.outputs)
     seen: set[str] = set()
     for node in graph.nodes:
         if not node.name or node.name in seen:
@@ -80,20 +80,25 @@ def _check_wiring(graph: Graph) -> None:
         for name in node.inputs:
             if name not in produced:
                 _fail(node.name, f"input {name!r} is not produced by a node before it")
-            used.add(name)
         if node.output not in graph.tensors:
             _fail(node.name, f"output {node.output!r} is no tensor of the graph")
         if node.output in produced:
             _fail(node.name, f"output {node.output!r} has another producer")
         produced.add(node.output)
-    for name in graph.tensors:
-        if name not in produced:
-            _fail(name, "tensor has no producer and is no input of the graph")
-        if name not in used:
-            _fail(name, "tensor is neither consumed nor an output of the graph")
     for name in graph.outputs:
         if name in graph.inputs:
             _fail(name, "a graph input cannot be an output too")
+
+
+def _check_use(graph: Graph) -> None:
+    produced = {*graph.inputs, *(node.output for node in graph.nodes)}
+    used = {*graph.outputs, *(name for node in graph.nodes for name in node.inputs)}
+    for name in graph.tensors:
+        if name not in produced:
+            _fail(name, "tensor has no producer and is no input of the graph")
+    for name in graph.tensors:
+        if name not in used:
+            _fail(name, "tensor is neither consumed nor an output of the graph")
 
 
 def _check_node(graph: Graph, node: Node) -> None:

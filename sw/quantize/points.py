@@ -68,7 +68,7 @@ def folded_module(program: ExportedProgram) -> GraphModule:
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
     from torchao.quantization.pt2e.quantizer import Quantizer
 
-    class Nothing(Quantizer):  # type: ignore[misc]
+    class Nothing(Quantizer):
         def annotate(self, model: GraphModule) -> GraphModule:
             return model
 

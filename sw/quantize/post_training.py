@@ -97,7 +97,7 @@ def _quantizer(bits: Mapping[str, int], ranges: ActivationRanges) -> object:
         Quantizer,
     )
 
-    class Activation(ObserverBase):  # type: ignore[misc]
+    class Activation(ObserverBase):
         qscheme = torch.per_tensor_affine
         quant_min, quant_max, eps, ch_axis = 0, 255, 2**-40, -1
 
@@ -111,7 +111,7 @@ def _quantizer(bits: Mapping[str, int], ranges: ActivationRanges) -> object:
         def calculate_qparams(self, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.tensor([self.scale]), torch.tensor([self.zero_point])
 
-    class Weights(ObserverBase):  # type: ignore[misc]
+    class Weights(ObserverBase):
         qscheme = torch.per_channel_symmetric
         eps, ch_axis = 2**-40, 0
 
@@ -128,7 +128,7 @@ def _quantizer(bits: Mapping[str, int], ranges: ActivationRanges) -> object:
         def calculate_qparams(self, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
             return self.scales, torch.zeros(len(self.scales), dtype=torch.int64)
 
-    class HybridAsymmetric(Quantizer):  # type: ignore[misc]
+    class HybridAsymmetric(Quantizer):
         def annotate(self, model: GraphModule) -> GraphModule:
             names = weighted_layers(model.graph.nodes)
             outputs = {node: None for node in activation_points(model)}
