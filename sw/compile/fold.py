@@ -116,7 +116,7 @@ def _step(layer: Layer, layout: Layout, operands: list[list[Piece]], digits: int
         merge = (*starts[0], end, end, end)[:3]
         return Step(tuple(words[0]), lanes, merge=(merge[0], merge[1], merge[2]))
     slots: list[Word | None] = []
-    for pieces in (*words, []):
-        slots += [pieces[0] if pieces else None, pieces[1] if len(pieces) > 1 else None]
+    for operand in words:
+        slots += (*operand, None, None)[:2]
     second = starts[1][0] if len(starts) > 1 and starts[1] else end
-    return Step(tuple(slots[:4]), lanes, merge=(starts[0][0] if starts[0] else end, 0, second))
+    return Step(tuple(slots), lanes, merge=(starts[0][0] if starts[0] else end, 0, second))

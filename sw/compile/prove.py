@@ -14,12 +14,13 @@ from .layer import Kind, Layer
 
 _MODES = {8: Mode.DENSE8, 4: Mode.DENSE4, 2: Mode.DENSE2}
 ACCUMULATOR_LIMIT = 1 << 31
+CODES = np.arange(-128, 128, dtype=np.int64)
+"""All weight codes, in the order of the tables by code."""
 
 
 def excess(layer: Layer) -> NDArray[np.int64]:
     """Per output channel, what the core's accumulator holds beyond the true sum of products."""
-    table = _by_code(layer, lambda code, mode: complement_weight(code, mode))
-    return _per_channel(layer, table)
+    return _per_channel(layer, _complements(layer))
 
 
 def bound(layer: Layer) -> NDArray[np.int64]:
@@ -29,11 +30,7 @@ def bound(layer: Layer) -> NDArray[np.int64]:
     negative, every partial sum is at most the sum, and its maximum is at a = 0 or a = 255:
     255 * max(w, complement / 255).
     """
-
-    def largest(code: int, mode: Mode) -> int:
-        return max(255 * code, complement_weight(code, mode))
-
-    return _per_channel(layer, _by_code(layer, largest))
+    return _per_channel(layer, np.maximum(255 * CODES, _complements(layer)))
 
 
 def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
@@ -70,9 +67,9 @@ def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
     return result
 
 
-def _by_code(layer: Layer, value) -> NDArray[np.int64]:  # noqa: ANN001 - local callables
+def _complements(layer: Layer) -> NDArray[np.int64]:
     mode = _MODES[layer.bits]
-    return np.array([value(code, mode) for code in range(-128, 128)], np.int64)
+    return np.array([complement_weight(int(code), mode) for code in CODES], np.int64)
 
 
 def _per_channel(layer: Layer, table: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -32,6 +32,7 @@ from ..graph.ir import Requantization
 from ..numerics import add_requantize, requantize
 from .hazards import Access, check_waits
 from .interface import Profile
+from .memories import Memories, pixel_words
 from .walk import WINDOW_COLUMNS, Walk, pixel_addresses, walks
 
 _DIGITS = {Mode.DENSE8: 1, Mode.DENSE4: 2, Mode.DENSE2: 4}
@@ -105,19 +106,11 @@ def _check_inputs(binary: Binary, inputs: Mapping[str, NDArray[np.uint8]]) -> in
     return batches.pop()
 
 
-class Core:
-    """The memories of a core and what instructions do to them."""
+class Core(Memories):
+    """The memories and what instructions do to them."""
 
     def __init__(self, config: CoreConfig, image: bytes) -> None:
-        self.config = config
-        self.windows: dict[Window, NDArray[np.uint8]] = {}
-        self._program = np.frombuffer(image, np.uint8)
-        lanes, columns = config.lanes, config.columns
-        self._activations = np.zeros((config.activation_words + 2, lanes), np.uint8)
-        """The last two rows are the padding and 0, which addresses -1 and -2 fetch."""
-        self._weights = np.zeros((config.weight_rows, columns, lanes), np.uint8)
-        self._parameters = np.zeros((config.parameter_words, columns), np.uint64)
-        self._steps: list[bytes] = [bytes(STEP.bits // 8)] * config.step_entries
+        super().__init__(config, image)
         self._walks: dict[tuple[Any, ...], list[Walk]] = {}
 
     def run(
@@ -129,113 +122,17 @@ class Core:
         self.windows = windows
         for opcode, fields in program:
             if opcode is Opcode.LOAD_WEIGHTS:
-                self._load_weights(fields)
+                self.load_weights(fields)
             elif opcode is Opcode.LOAD_PARAMETERS:
-                self._load_parameters(fields)
+                self.load_parameters(fields)
             elif opcode is Opcode.LOAD_STEPS:
-                self._load_steps(fields)
+                self.load_steps(fields)
             elif opcode is Opcode.LOAD_ACTIVATIONS:
-                self._load_activations(fields)
+                self.load_activations(fields)
             elif opcode is Opcode.COMPUTE:
                 self._compute(fields)
             elif opcode is Opcode.STORE_ACTIVATIONS:
-                self._store_activations(fields)
-
-    # ---- loads and stores ----------------------------------------------------------------------
-
-    def _read(self, f: dict[str, int], count: int, offset: int) -> NDArray[np.uint8]:
-        window = Window(f["window"])
-        data = self._program if window is Window.PROGRAM else self.windows[window]
-        if offset + count > data.size:
-            raise DeviceError(
-                f"a load of {count} bytes at {offset} leaves the {window.name} window of "
-                f"{data.size}"
-            )
-        return data[offset : offset + count]
-
-    def _cells(self, memory: str, start: int, count: int) -> slice:
-        depth = {
-            "weights": self.config.weight_rows,
-            "parameters": self.config.parameter_words,
-            "steps": self.config.step_entries,
-        }[memory]
-        if start + count > depth:
-            raise DeviceError(f"{memory} {start}..{start + count - 1} exceed the RAM of {depth}")
-        return slice(start, start + count)
-
-    def _load_weights(self, f: dict[str, int]) -> None:
-        count, config = f["count"], self.config
-        raw = self._read(f, count * config.weight_row_bytes, f["offset"])
-        cells = self._cells("weights", f["destination"], count)
-        self._weights[cells] = raw.reshape(count, config.columns, config.lanes)
-
-    def _load_parameters(self, f: dict[str, int]) -> None:
-        words, columns = self.config.parameter_words_per_group, self.config.columns
-        raw = self._read(f, f["count"] * columns * 4 * (words + 1), f["offset"])
-        data = raw.view("<u4").reshape(f["count"], columns, words + 1).astype(np.uint64)
-        nibbles = np.uint64(4) * np.arange(words, dtype=np.uint64)
-        high = (data[:, :, :1] >> nibbles) & np.uint64(15)
-        full = data[:, :, 1:] | high << np.uint64(32)
-        cells = self._cells("parameters", f["destination"], f["count"] * words)
-        self._parameters[cells] = full.transpose(0, 2, 1).reshape(-1, columns)
-
-    def _load_steps(self, f: dict[str, int]) -> None:
-        size = STEP.bits // 8
-        raw = self._read(f, f["count"] * size, f["offset"]).tobytes()
-        cells = self._cells("steps", f["destination"], f["count"])
-        self._steps[cells] = [raw[i : i + size] for i in range(0, len(raw), size)]
-
-    def _load_activations(self, f: dict[str, int]) -> None:
-        runs = [
-            self._read(f, f["segment_bytes"], f["offset"] + i * f["segment_stride"])
-            for i in range(f["segments"])
-        ]
-        height, width, channels = f["height"], f["width"], f["channels"]
-        stream = np.concatenate(runs)
-        if stream.size != height * width * channels:
-            raise DeviceError(f"a load of {stream.size} bytes for {height}x{width}x{channels}")
-        pixels = stream.reshape(height, width, channels)
-        if f["signed_codes"]:
-            pixels = pixels ^ np.uint8(0x80)
-        lanes, fold = self.config.lanes, f["fold"]
-        if fold:
-            if channels > 4 or fold * channels > lanes:
-                raise DeviceError(f"cannot fold {fold} pixels of {channels} channels")
-            shape = (height, width + f["fold_extra"] + fold - 1, channels)
-            padded = np.full(shape, f["fill"], np.uint8)
-            padded[:, fold - 1 : fold - 1 + width] = pixels
-            parts = [padded[:, i : i + width + f["fold_extra"]] for i in range(fold)]
-            pixels = np.concatenate(parts, axis=2)
-        addresses = _pixel_words(f, pixels.shape[1], -(-pixels.shape[2] // lanes))
-        self._check_words(addresses)
-        words = np.zeros((*pixels.shape[:2], addresses.shape[2] * lanes), np.uint8)
-        words[:, :, : pixels.shape[2]] = pixels
-        self._activations[addresses] = words.reshape(*addresses.shape, lanes)
-
-    def _store_activations(self, f: dict[str, int]) -> None:
-        channels = f["channels"]
-        addresses = _pixel_words(f, f["width"], -(-channels // self.config.lanes))
-        self._check_words(addresses)
-        words = self._activations[addresses].reshape(f["height"], f["width"], -1)
-        stream = words[:, :, :channels].reshape(-1)
-        if f["signed_codes"]:
-            stream = stream ^ np.uint8(0x80)
-        window = self.windows[Window(f["window"])]
-        size = f["segment_bytes"]
-        if f["segments"] * size != stream.size:
-            raise DeviceError(f"a store of {stream.size} bytes in {f['segments']} of {size}")
-        for i in range(f["segments"]):
-            start = f["offset"] + i * f["segment_stride"]
-            if start + size > window.size:
-                raise DeviceError(f"a store to byte {start + size} of {window.size}")
-            window[start : start + size] = stream[i * size : (i + 1) * size]
-
-    def _check_words(self, addresses: NDArray[np.int64]) -> None:
-        if addresses.max() >= self.config.activation_words:
-            raise DeviceError(
-                f"activation word {addresses.max()} exceeds the RAM of "
-                f"{self.config.activation_words}"
-            )
+                self.store_activations(fields)
 
     # ---- compute -------------------------------------------------------------------------------
 
@@ -244,8 +141,8 @@ class Core:
         mode = Mode(f["mode"])
         channels = groups * config.columns
         pixels = f["output_height"] * f["output_width"]
-        self._activations[-2] = f["padding"]  # word address -1 + the two extra rows: see _fetch
-        self._activations[-1] = 0
+        self.activations[-2] = f["padding"]
+        self.activations[-1] = 0
         accumulator = np.zeros((pixels, channels), np.int64)
         parts = self._walk(f)
         if mode is Mode.WINDOW:
@@ -261,16 +158,16 @@ class Core:
         result = requantize(accumulator, self._requantization(f), f["output_parity"])
         shape = (pixels, groups, config.columns)
         if f["residual"]:
-            residual = self._activations[self._addresses(f, "residual")]
+            residual = self.activations[self._addresses(f, "residual")]
             residual = residual.reshape(pixels, -1)[:, :channels]
             result = add_requantize(
                 result, residual, f["add_output_multiplier"], f["add_residual_multiplier"],
                 f["add_constant"], f["add_shift"], f["add_low"], f["add_high"],
             )  # fmt: skip
         addresses = self._addresses(f, "output")
-        words = self._activations[addresses].reshape(pixels, -1)  # bytes not written stay
+        words = self.activations[addresses].reshape(pixels, -1)  # bytes not written stay
         words[:, :channels] = result.reshape(shape).reshape(pixels, channels)
-        self._activations[addresses] = words.reshape(*addresses.shape, config.lanes)
+        self.activations[addresses] = words.reshape(*addresses.shape, config.lanes)
 
     def _words(self, f: dict[str, int]) -> int:
         """Words a pixel that the groups of the instruction span."""
@@ -281,12 +178,12 @@ class Core:
         pixels = np.arange(f["output_height"] * f["output_width"])
         first = pixel_addresses(f, name, pixels)
         addresses = first[:, None] + np.arange(self._words(f))
-        self._check_words(addresses)
+        self.check_words(addresses)
         return addresses
 
     def _entries(self, f: dict[str, int]) -> list[bytes]:
         count = f["prologue_count"] + f["step_count"]
-        return self._steps[self._cells("steps", f["step_base"], count)]
+        return self.steps[self.cells("steps", f["step_base"], count)]
 
     def _walk(self, f: dict[str, int]) -> list[Walk]:
         """Walks of an instruction, checked and kept: they do not depend on data."""
@@ -305,13 +202,8 @@ class Core:
         """(groups, len(rows), columns, lanes), raw bytes."""
         first = f["weight_base"] + np.arange(f["groups"]) * f["weight_group_step"]
         index = first[:, None] + rows
-        self._cells("weights", int(index.max()), 1)
-        return self._weights[index]
-
-    def _fetch(self, words: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(..., lanes): -1 is padding, -2 is 0."""
-        depth = self.config.activation_words
-        return self._activations[np.where(words < 0, depth - 1 - words, words)]
+        self.cells("weights", int(index.max()), 1)
+        return self.weights[index]
 
     def _accumulate_dense(self, f: dict[str, int], walk: Walk, mode: Mode) -> NDArray[np.int64]:
         digits, lanes = _DIGITS[mode], self.config.lanes
@@ -319,9 +211,9 @@ class Core:
         words = walk.words[:, mac]
         merge = steps.merge[mac]
         if (merge >= 0).any():
-            data = _merge(self._fetch(words), merge, digits)
+            data = _merge(self.fetch(words), merge, digits)
         else:
-            data = self._fetch(words[:, :, :digits])
+            data = self.fetch(words[:, :, :digits])
         raw = self._weight_rows(f, steps.rows)
         weights = _digits(raw, digits)  # (groups, steps, columns, digits, lanes)
         excess = _complement(weights, mode).sum((1, 3, 4)).reshape(-1)
@@ -335,7 +227,7 @@ class Core:
         """Bytes that the columns of all groups take of words given for group 0: (..., channels)."""
         each = np.where(words[..., None] < 0, words[..., None],
                         words[..., None] + np.arange(self._words(f)))  # fmt: skip
-        data = self._fetch(each)
+        data = self.fetch(each)
         data = data.reshape(*words.shape, -1)
         return data[..., : f["groups"] * self.config.columns]
 
@@ -403,8 +295,8 @@ class Core:
     def _requantization(self, f: dict[str, int]) -> Requantization:
         config = self.config
         words = config.parameter_words_per_group
-        cells = self._cells("parameters", f["parameter_base"], f["groups"] * words)
-        raw = self._parameters[cells].reshape(f["groups"], words, config.columns)
+        cells = self.cells("parameters", f["parameter_base"], f["groups"] * words)
+        raw = self.parameters[cells].reshape(f["groups"], words, config.columns)
         value = np.zeros((f["groups"], config.columns), object)
         for i in range(words):
             value += raw[:, i].astype(object) << (PARAMETER_WORD_BITS * i)
@@ -444,22 +336,22 @@ class Core:
             reads["steps"] = f["step_base"] + np.arange(f["prologue_count"] + f["step_count"])
             if f["mode"] != Mode.MAXIMUM:
                 rows = np.unique(np.concatenate([walk.steps.rows for walk in parts]))
-                first = f["weight_base"] + np.arange(f["groups"]) * f["weight_group_step"]
-                reads["weights"] = np.unique(first[:, None] + rows)
+                bases = f["weight_base"] + np.arange(f["groups"]) * f["weight_group_step"]
+                reads["weights"] = np.unique(bases[:, None] + rows)
         elif opcode in (Opcode.LOAD_ACTIVATIONS, Opcode.STORE_ACTIVATIONS):
             words_a_pixel = 1 if f.get("fold") else -(-f["channels"] // self.config.lanes)
             width = f["width"] + f.get("fold_extra", 0)
-            cells = np.unique(_pixel_words(f, width, words_a_pixel))
+            cells = np.unique(pixel_words(f, width, words_a_pixel))
             (writes if opcode is Opcode.LOAD_ACTIVATIONS else reads)["activations"] = cells
         else:
-            memory, words = {
+            memory, size = {
                 Opcode.LOAD_WEIGHTS: ("weights", 1),
                 Opcode.LOAD_PARAMETERS: ("parameters", self.config.parameter_words_per_group),
                 Opcode.LOAD_STEPS: ("steps", 1),
             }[opcode]
-            writes[memory] = f["destination"] + np.arange(f["count"] * words)
+            writes[memory] = f["destination"] + np.arange(f["count"] * size)
             if opcode is Opcode.LOAD_STEPS:
-                self._load_steps(f)
+                self.load_steps(f)
         return Access(opcode, f, reads, writes)
 
     def _check_overwrite(self, f: dict[str, int], parts: list[Walk]) -> None:
@@ -487,12 +379,6 @@ class Core:
                         f"COMPUTE overwrites activation word {words[late][0] + shift} before its "
                         "last use"
                     )
-
-
-def _pixel_words(f: dict[str, int], width: int, words: int) -> NDArray[np.int64]:
-    """(height, width, words) addresses of a load's or store's pixels."""
-    row = f["destination"] + np.arange(f["height"]) * f["row_step"]
-    return row[:, None, None] + np.arange(width * words).reshape(width, words)
 
 
 def _digits(raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
