@@ -99,7 +99,7 @@ class Session:
         missing = [spec.name for spec in specs if spec.name not in inputs]
         if missing or len(inputs) != len(specs):
             raise DataError(f"expected the inputs {[s.name for s in specs]}, not {sorted(inputs)}")
-        if len({len(array) for array in inputs.values()}) != 1:
+        if len({np.shape(array)[:1] for array in inputs.values()}) != 1:
             raise DataError("the inputs differ in batch size")
         return [(spec, inputs[spec.name]) for spec in specs]
 

@@ -4,6 +4,7 @@
 import importlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -22,12 +23,12 @@ def invoke(*arguments):
 
 
 def assert_refused(result, *words):
-    """Exit code 2, and one line of message that holds `words`."""
+    """Exit code 2, and one message that holds `words`."""
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
-    (line,) = [text for text in result.stderr.splitlines() if text.startswith("bitloop: ")]
+    _, message = re.split(r"^bitloop: ", result.stderr, flags=re.MULTILINE)
     for word in words:
-        assert str(word) in line
+        assert str(word) in message
 
 
 @pytest.mark.parametrize("verb", VERBS)
