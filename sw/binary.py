@@ -287,7 +287,8 @@ def _parse(raw: bytes) -> Binary:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BinaryError(f"metadata cannot be read: {error}") from None
     want, got = _digest(binary, metadata), metadata.get("sha256")
-    _need(got == want, "sha256", want, got)
+    if got != want:
+        raise BinaryError(f"sha256 differs (stored {got!r}, computed {want}): the file is damaged")
     if binary.fingerprint != metadata.get("fingerprint"):
         raise BinaryError(
             f"fingerprint {metadata.get('fingerprint')!r} is not that of this config under the "
