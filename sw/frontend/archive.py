@@ -69,17 +69,15 @@ def safe_archive(path: Path) -> io.BytesIO:
         raise FrontendError(f"{path}: no such file") from None
     except OSError as error:
         raise FrontendError(f"{path}: cannot be read: {error.strerror}") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, KeyError, ValueError) as error:
-        raise FrontendError(
-            f"{path}: not a torch.export program, or damaged ({_first_line(error)}); write it with "
-            "torch.export.save"
-        ) from None
-    except RecursionError:
-        raise FrontendError(f"{path}: damaged (JSON nested too deeply)") from None
     except _Unsafe as error:
         raise FrontendError(
             f"{path}: refused, loading it could run code: {error}; export the model with "
             "torch.export.export and save it with torch.export.save"
+        ) from None
+    except Exception as error:  # whatever a parser makes of a damaged file
+        raise FrontendError(
+            f"{path}: not a torch.export program, or damaged ({_first_line(error)}); write it with "
+            "torch.export.save"
         ) from None
     return _rebuild(members, model)
 

@@ -23,7 +23,10 @@ class Codes:
 
 
 class Input:
-    """A graph input, not quantized yet."""
+    """A real graph input, and what the first quantize operator made of it."""
+
+    quantization: Quantization | None = None
+    tensor: str = ""
 
 
 class Importer(Protocol):
@@ -70,9 +73,14 @@ def _quantize(importer: Importer, node: Node, values: dict[str, Any]) -> Codes:
     value = importer.values[source]
     builder = importer.builder
     if isinstance(value, Input):
-        tensor = builder.input(source.name, _image(source), quantization, value_shape(source))
-        importer.values[source] = Real(tensor)
-        return Codes(tensor)
+        if value.quantization is None:
+            value.quantization = quantization
+            value.tensor = builder.input(
+                source.name, _image(source), quantization, value_shape(source)
+            )
+        if value.quantization != quantization:
+            raise Unsupported("the input is quantized twice, differently")
+        return Codes(value.tensor)
     value = importer.activation(source)
     if isinstance(value, Real):
         if any(value.padding):
