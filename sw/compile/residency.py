@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import CompileError
 
 
@@ -113,19 +115,16 @@ class Ring:
 
     def __init__(self, base: int, size: int) -> None:
         self._base = base
-        self._size = size
         self._position = 0
-        self._pieces: list[tuple[int, int, int]] = []
-        """(start, end, last reader)"""
+        self._readers = np.full(size, -1)
 
     def allocate(self, words: int, reader: int) -> tuple[int, int]:
         """(first word, index of the last reader of what lay there, -1 if none) of a piece that
-        `reader` is the last to use."""
-        if self._position + words > self._size:
+        `reader` is the last to use. The piece must not exceed the ring."""
+        if self._position + words > self._readers.size:
             self._position = 0
-        start, end = self._position, self._position + words
-        inside = [p for p in self._pieces if p[0] < end and start < p[1]]
-        self._pieces = [p for p in self._pieces if p not in inside]
-        self._pieces.append((start, end, reader))
-        self._position = end
-        return self._base + start, max((p[2] for p in inside), default=-1)
+        cells = slice(self._position, self._position + words)
+        before = int(self._readers[cells].max(initial=-1))
+        self._readers[cells] = reader
+        self._position += words
+        return self._base + cells.start, before
