@@ -98,12 +98,18 @@ def activation_points(module: GraphModule) -> list[Node]:
     return points
 
 
+_TRANSPARENT = ops.CLAMPS | ops.MAXIMA | ops.NO_OPERATION
+"""Operators that rounding to codes commutes with."""
+
+
 def _after_activation(node: Node) -> Node:
-    users = list(node.users)
-    while len(users) == 1 and users[0].target in ops.CLAMPS:
-        node = users[0]
-        users = list(node.users)
-    return node
+    """The last clamp of the chain of sole users of `node`, else `node`."""
+    last = node
+    while len(node.users) == 1 and next(iter(node.users)).target in _TRANSPARENT:
+        node = next(iter(node.users))
+        if node.target in ops.CLAMPS:
+            last = node
+    return last
 
 
 def example_input(program: ExportedProgram) -> torch.Tensor:

@@ -169,6 +169,19 @@ def test_static_batch() -> None:
     assert import_program(quantize(tiny(), x), "tiny").inputs == ("x",)
 
 
+def test_activation_after_pooling_and_dropout() -> None:
+    """One scale for convolution, pooling and ReLU: no code is spent on what ReLU cuts off."""
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.Dropout(), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(12, 4), nn.ReLU6(),
+    ).eval()  # fmt: skip
+    program = torch.export.export(network, (torch.randn(2, 2, 6, 6),))
+    x = np.random.default_rng(0).normal(size=(8, 2, 6, 6)).astype(np.float32)
+    graph = import_program(quantize(program, x), "pooled")
+    assert [n.name for n in graph.nodes] == ["0", "2", "5"]
+    assert all(graph.tensors[n.output].zero_point == 0 for n in graph.nodes)
+
+
 def test_dead_layer() -> None:
     """All-zero weights and activations still quantize, and give the bias."""
     program = tiny()
