@@ -8,7 +8,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .carry import check_target
-from .column import Column, chain_layout, decode_step
+from .column import (
+    SWAP_CYCLE,
+    Column,
+    chain_layout,
+    column_latency,
+    decode_step,
+    residual_cycle,
+)
 from .config import CoreConfig
 from .delay import DelayLine, delayed
 from .isa import STEP_SLOTS
@@ -19,6 +26,11 @@ from .streams import (
     parameter_read_layout,
     weight_read_layout,
 )
+
+
+def array_latency(config: CoreConfig) -> int:
+    """Cycles from a step with `last` to its output."""
+    return column_latency(config) + config.columns - 1
 
 
 class Array(wiring.Component):
@@ -56,7 +68,7 @@ class Array(wiring.Component):
 
     def __init__(self, config: CoreConfig, target: str = "generic") -> None:
         self._config = config
-        self._columns = [Column(config, check_target(target)) for _ in range(config.columns)]
+        self._target = check_target(target)
         columns = data.ArrayLayout(unsigned(8), config.columns)
         lanes = data.ArrayLayout(unsigned(8), config.lanes)
         super().__init__(
@@ -76,7 +88,7 @@ class Array(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from a step with `last` to its output."""
-        return self._columns[0].latency + self._config.columns - 1
+        return array_latency(self._config)
 
     @property
     def load_latency(self) -> int:
@@ -86,22 +98,22 @@ class Array(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        for c, column in enumerate(self._columns):
+        columns = [Column(config, self._target) for _ in range(config.columns)]
+        for c, column in enumerate(columns):
             m.submodules[f"column{c}"] = column
             m.d.comb += column.index.eq(Const(c, range(config.columns)))
-        self._chain(m)
-        self._residual(m)
-        self._outputs(m)
+        self._chain(m, columns)
+        self._delay_residual(m, columns)
+        self._align_outputs(m, columns)
         return m
 
-    def _chain(self, m: Module) -> None:
+    def _chain(self, m: Module, columns: list[Column]) -> None:
         config = self._config
         control = decode_step(m, self.step)
         # The last word of a group may be presented `PARAMETER_LEAD` cycles before the swap and the
         # first of the next one cycle after it; with this delay both meet the cycles in which the
         # requantizer reads the shadow parameters.
-        first_read = self._columns[0].swap_cycle
-        delay = first_read + self.PARAMETER_LEAD - Column.PARAMETER_CYCLES
+        delay = SWAP_CYCLE + self.PARAMETER_LEAD - Column.PARAMETER_CYCLES
         link = Signal(chain_layout(config), name="column0_chain")
         m.d.comb += [
             link.control.eq(control),
@@ -118,7 +130,7 @@ class Array(wiring.Component):
             )
         for j in range(config.slices, STEP_SLOTS):
             m.d.comb += link.extra_picks[j - config.slices].eq(self.picks[j])
-        for c, column in enumerate(self._columns):
+        for c, column in enumerate(columns):
             m.d.comb += column.chain_in.eq(link)
             for j in range(STEP_SLOTS):
                 on_slice = j < config.slices
@@ -126,17 +138,16 @@ class Array(wiring.Component):
                 m.d.comb += column.picks[j].eq(word[c])
             link = column.chain_out
 
-    def _residual(self, m: Module) -> None:
+    def _delay_residual(self, m: Module, columns: list[Column]) -> None:
         """Delay the residual until column 0 wants it, and one cycle more a column."""
-        first = self._columns[0]
-        cycles = first.residual_cycle
+        cycles = residual_cycle(self._config)
         m.submodules.residual_delay = line = DelayLine(8 * self._config.columns, cycles)
         m.d.comb += line.value.eq(self.residual)
-        for c, column in enumerate(self._columns):
+        for c, column in enumerate(columns):
             byte = line.delayed.word_select(c, 8)
             m.d.comb += column.residual.eq(delayed(m, byte, c, f"residual{c}")[-1])
 
-    def _outputs(self, m: Module) -> None:
+    def _align_outputs(self, m: Module, columns: list[Column]) -> None:
         valid = self.step.mac & self.step.last
         for i in range(self.latency):
             stage = Signal(name=f"output_valid_{i + 1}")
@@ -144,6 +155,6 @@ class Array(wiring.Component):
             valid = stage
         m.d.comb += self.output_valid.eq(valid)
         last = self._config.columns - 1
-        for c, column in enumerate(self._columns):
+        for c, column in enumerate(columns):
             byte = delayed(m, column.output, last - c, f"output{c}")[-1]
             m.d.comb += self.output[c].eq(byte)

@@ -7,13 +7,13 @@ from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from . import dot_product
+from . import dot_product, residual
 from .carry import add_gated, check_target
 from .config import PARAMETER_WORD_BITS, CoreConfig
 from .delay import delayed
 from .dot_product import DotProduct
 from .isa import STEP_SLOTS, Mode
-from .requantizer import ACCUMULATOR_BITS, Requantizer, parameters_layout
+from .requantizer import ACCUMULATOR_BITS, Requantizer, parameters_layout, requantizer_latency
 from .residual import ResidualStage
 from .streams import (
     CONSTANT_WORDS,
@@ -91,6 +91,20 @@ def chain_layout(config: CoreConfig) -> data.StructLayout:
     )
 
 
+SWAP_CYCLE = 1 + dot_product.LATENCY + 1
+"""Cycle in which the accumulator is complete and its parameters are first read."""
+
+
+def residual_cycle(config: CoreConfig) -> int:
+    """Cycle in which the residual byte arrives; it is used in the one after it."""
+    return SWAP_CYCLE + requantizer_latency(config)
+
+
+def column_latency(config: CoreConfig) -> int:
+    """Cycles from a step that ends an output to the output."""
+    return residual_cycle(config) + residual.LATENCY
+
+
 class Column(wiring.Component):
     """Weight RAM, dot product, accumulator, requantizer and residual stage of one output channel.
 
@@ -99,8 +113,8 @@ class Column(wiring.Component):
 
     Cycles are counted from the control and operands of a step: the weight row must have been
     presented `WEIGHT_LEAD` cycles before them, parameter words are in the shadow registers
-    `PARAMETER_CYCLES` cycles after they are presented, and are read from them `swap_cycle` and the
-    following cycle after a step that swaps.
+    `PARAMETER_CYCLES` cycles after they are presented, and are read from them in `SWAP_CYCLE` and
+    the cycle after it, counted from a step that swaps.
 
     Members
     -------
@@ -108,7 +122,7 @@ class Column(wiring.Component):
     picks : this column's byte of each word, with the operands
     residual : residual byte, `residual_cycle` cycles after the step that ends an output
     index : number of the column, constant
-    output : result, `latency` cycles after the step that ends it
+    output : result, `column_latency` cycles after the step that ends it
     """
 
     WEIGHT_LEAD = 2
@@ -117,8 +131,6 @@ class Column(wiring.Component):
     def __init__(self, config: CoreConfig, target: str = "generic") -> None:
         self._config = config
         self._target = check_target(target)
-        self._requantizer = Requantizer(config, target)
-        self._residual = ResidualStage(target)
         super().__init__(
             {
                 "chain_in": In(chain_layout(config)),
@@ -129,20 +141,6 @@ class Column(wiring.Component):
                 "output": Out(8),
             }
         )
-
-    @property
-    def swap_cycle(self) -> int:
-        """Cycle in which the accumulator is complete and its parameters are first read."""
-        return 1 + dot_product.LATENCY + 1
-
-    @property
-    def residual_cycle(self) -> int:
-        """Cycle in which the residual byte arrives; it is used in the one after it."""
-        return self.swap_cycle + self._requantizer.latency
-
-    @property
-    def latency(self) -> int:
-        return self.residual_cycle + self._residual.latency
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -155,10 +153,10 @@ class Column(wiring.Component):
         parameters = self._parameters(m, stage.load, stage.parameter_read)
         accumulator = self._accumulator(m, stage, weights)
         control = stage.control
-        complete = delayed(m, control.complete, self.residual_cycle - 1, "complete")
-        swap = delayed(m, control.swap, self.swap_cycle - 1, "swap")
+        complete = delayed(m, control.complete, residual_cycle(self._config) - 1, "complete")
+        swap = delayed(m, control.swap, SWAP_CYCLE - 1, "swap")
 
-        m.submodules.requantizer = requantizer = self._requantizer
+        m.submodules.requantizer = requantizer = Requantizer(self._config, self._target)
         clamps, output_add, residual_add, constant_add = constants
         m.d.comb += [
             requantizer.accumulator.eq(accumulator),
@@ -169,13 +167,13 @@ class Column(wiring.Component):
             requantizer.half_even.eq(clamps.half_even),
             requantizer.parity.eq(clamps.output_parity),
         ]
-        m.submodules.residual_stage = stage2 = self._residual
-        residual = Signal(8, reset_less=True)
-        m.d.sync += residual.eq(self.residual)
+        m.submodules.residual_stage = stage2 = ResidualStage(self._target)
+        residual_byte = Signal(8, reset_less=True)
+        m.d.sync += residual_byte.eq(self.residual)
         m.d.comb += [
             stage2.output.eq(requantizer.result),
             stage2.valid.eq(complete[-1]),
-            stage2.residual.eq(residual),
+            stage2.residual.eq(residual_byte),
             stage2.enable.eq(clamps.residual),
             stage2.output_multiplier.eq(output_add.add_output_multiplier),
             stage2.residual_multiplier.eq(residual_add.add_residual_multiplier),

@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from . import shift_clamp
 from .carry import check_target
 from .config import PARAMETER_WORD_BITS, CoreConfig
 from .delay import delayed
@@ -32,8 +33,19 @@ def parameters_layout(config: CoreConfig) -> data.StructLayout:
     )
 
 
+def requantizer_latency(config: CoreConfig) -> int:
+    """Cycles from an accumulator to its result."""
+    return 2 + _sum_cycles(config) + shift_clamp.LATENCY + 1
+
+
+def _sum_cycles(config: CoreConfig) -> int:
+    """Additions after the multipliers, one register each."""
+    return 2 if config.multiplier_bits <= PART_BITS else 3
+
+
 class Requantizer(wiring.Component):
-    """result = clamp((accumulator * M + C) >> S, low, high), one a cycle, `latency` cycles later.
+    """result = clamp((accumulator * M + C) >> S, low, high), one a cycle,
+    `requantizer_latency` cycles later.
 
     With `half_even`, 1 is subtracted before the clamp where the low S bits of the sum are zero and
     the result's parity differs from `parity`.
@@ -59,8 +71,6 @@ class Requantizer(wiring.Component):
     def __init__(self, config: CoreConfig, target: str = "generic") -> None:
         self._config = config
         self._target = check_target(target)
-        self._parts = -(-config.multiplier_bits // PART_BITS)
-        self._clamp = ShiftClamp(config.constant_bits + 1, config.max_shift, rounds_to_even=True)
         super().__init__(
             {
                 "accumulator": In(signed(ACCUMULATOR_BITS)),
@@ -74,19 +84,11 @@ class Requantizer(wiring.Component):
             }
         )
 
-    @property
-    def _sum_cycles(self) -> int:
-        """Additions after the multipliers, one register each."""
-        return 2 if self._parts == 1 else 3
-
-    @property
-    def latency(self) -> int:
-        """Cycles from `accumulator` to `result`."""
-        return 2 + self._sum_cycles + self._clamp.latency
-
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.clamp = clamp = self._clamp
+        m.submodules.clamp = clamp = ShiftClamp(
+            self._config.constant_bits + 1, self._config.max_shift, rounds_to_even=True
+        )
         total = self._total(m)
         shift = Signal(SHIFT_BITS, reset_less=True)
         swap_late = Signal(reset_less=True)
@@ -95,7 +97,7 @@ class Requantizer(wiring.Component):
             m.d.sync += shift.eq(self.parameters.shift)
         m.d.comb += [
             clamp.value.eq(total),
-            clamp.shift.eq(delayed(m, shift, self._sum_cycles, "shift")[-1]),
+            clamp.shift.eq(delayed(m, shift, _sum_cycles(self._config), "shift")[-1]),
             clamp.low.eq(self.low),
             clamp.high.eq(self.high),
             clamp.half_even.eq(self.half_even),
@@ -136,7 +138,7 @@ class Requantizer(wiring.Component):
 
         bits = self._config.constant_bits + 1
         first = register(times(low, 0, 2) + constant, bits, "sum_low")
-        if self._parts == 1:
+        if self._config.multiplier_bits <= PART_BITS:
             return register(first + (times(high, 0, 3) << PART_BITS), bits, "total")
         middle = register(times(high, 0, 2) + times(low, 1, 2), 2 * PART_BITS + 2, "sum_middle")
         second = register(first + (middle << PART_BITS), bits, "sum_both")

@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from . import shift_clamp
 from .carry import check_target, slice_product
 from .delay import delayed
 from .multiplier import Multiplier
@@ -19,8 +20,12 @@ BLOCK_BITS = 18
 """Low bits of a multiplier that go to the multiplier block."""
 
 
+LATENCY = 2 + 3 + shift_clamp.LATENCY + 1
+"""Cycles from an output to its result."""
+
+
 class ResidualStage(wiring.Component):
-    """result = clamp((output * Ma + residual * Mb + Cadd) >> Sadd, low, high), `latency` cycles
+    """result = clamp((output * Ma + residual * Mb + Cadd) >> Sadd, low, high), `LATENCY` cycles
     after `output`; just `output`, as late, where not `enable`.
 
     One multiplier block does both products, in the cycle of `valid` and the one after it, so
@@ -38,7 +43,6 @@ class ResidualStage(wiring.Component):
 
     def __init__(self, target: str = "generic") -> None:
         self._target = check_target(target)
-        self._clamp = ShiftClamp(CONSTANT_BITS + 1, MAX_SHIFT, rounds_to_even=False)
         super().__init__(
             {
                 "output": In(8),
@@ -55,11 +59,6 @@ class ResidualStage(wiring.Component):
             }
         )
 
-    @property
-    def latency(self) -> int:
-        """Cycles from `output` to `result`."""
-        return 2 + 3 + self._clamp.latency + 1
-
     def elaborate(self, platform: object) -> Module:
         m = Module()
         product = self._product(m)
@@ -70,14 +69,14 @@ class ResidualStage(wiring.Component):
         # total is complete. In all other cycles the total is meaningless.
         m.d.sync += [with_constant.eq(product + self.constant), total.eq(with_constant + product)]
 
-        m.submodules.clamp = clamp = self._clamp
+        m.submodules.clamp = clamp = ShiftClamp(bits, MAX_SHIFT, rounds_to_even=False)
         m.d.comb += [
             clamp.value.eq(total),
             clamp.shift.eq(self.shift),
             clamp.low.eq(self.low),
             clamp.high.eq(self.high),
         ]
-        unchanged = delayed(m, self.output, self.latency - 1, "unchanged")[-1]
+        unchanged = delayed(m, self.output, LATENCY - 1, "unchanged")[-1]
         result = Signal(8, reset_less=True)
         m.d.sync += result.eq(Mux(self.enable, clamp.result, unchanged))
         m.d.comb += self.result.eq(result)

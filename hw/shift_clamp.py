@@ -7,6 +7,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+LATENCY = 3
+"""Cycles from the value to the result; one more with rounding to even."""
+
 WINDOW = 23
 """Bits that can still reach the result byte after the coarse shift: 8 and a fine shift up to 15."""
 
@@ -48,7 +51,7 @@ class ShiftClamp(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from `value` to `result`."""
-        return 4 if self._rounds_to_even else 3
+        return LATENCY + self._rounds_to_even
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

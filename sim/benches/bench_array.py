@@ -8,7 +8,7 @@ import random
 import cocotb
 from amaranth.lib import wiring
 
-from bitloop.hw.array import Array
+from bitloop.hw.array import Array, array_latency
 from bitloop.hw.config import preset
 from bitloop.sim.benches.array_work import PORTS, ArraySession, modes_of
 from bitloop.sim.benches.harness import Bench
@@ -49,7 +49,7 @@ async def every_mode(dut):
     config, seed = bench_config(), bench_seed()
     modes = modes_of(config) * 6
     random.Random(seed).shuffle(modes)
-    session = ArraySession(config, seed, modes, Array(config).latency)
+    session = ArraySession(config, seed, modes, array_latency(config))
     agent = SessionAgent(dut, session)
     bench = Bench(dut, agent)
     await bench.reset()

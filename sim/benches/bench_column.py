@@ -11,7 +11,14 @@ from amaranth.lib import wiring
 
 from bitloop.hw import streams
 from bitloop.hw.array import Array
-from bitloop.hw.column import Column, chain_layout, column_control_layout
+from bitloop.hw.column import (
+    SWAP_CYCLE,
+    Column,
+    chain_layout,
+    column_control_layout,
+    column_latency,
+    residual_cycle,
+)
 from bitloop.hw.config import preset
 from bitloop.hw.isa import Mode
 from bitloop.sim.benches.array_work import ArraySession, modes_of
@@ -32,7 +39,7 @@ def field(layout, word: int, name: str) -> int:
 class ColumnAgent:
     """Plays an array session on one column of a random index."""
 
-    def __init__(self, dut, session: ArraySession, column: Column, index: int) -> None:
+    def __init__(self, dut, session: ArraySession, index: int) -> None:
         config = session.config
         self.done = False
         self._dut = dut
@@ -40,9 +47,9 @@ class ColumnAgent:
         self._cycles = session.cycles()
         self._index = index
         self._held = {"operands": 0, "picks": 0, "residual": 0}
-        reads = column.swap_cycle + Array.PARAMETER_LEAD - Column.PARAMETER_CYCLES
+        reads = SWAP_CYCLE + Array.PARAMETER_LEAD - Column.PARAMETER_CYCLES
         self._parameter_reads = deque([0] * reads)
-        self._residuals = deque([0] * column.residual_cycle)
+        self._residuals = deque([0] * residual_cycle(config))
         self._chain = chain_layout(config)
         self._step = streams.array_step_layout(config)
         self._before: int | None = None
@@ -119,9 +126,8 @@ async def every_mode(dut):
     rng = random.Random(seed)
     modes = modes_of(config) * 6
     rng.shuffle(modes)
-    column = Column(config)
-    session = ArraySession(config, seed, modes, column.latency)
-    agent = ColumnAgent(dut, session, column, rng.randrange(config.columns))
+    session = ArraySession(config, seed, modes, column_latency(config))
+    agent = ColumnAgent(dut, session, rng.randrange(config.columns))
     bench = Bench(dut, agent)
     await bench.reset()
     await bench.run(lambda: agent.done)

@@ -10,7 +10,7 @@ import cocotb
 from amaranth.lib import wiring
 
 from bitloop.hw.config import preset
-from bitloop.hw.requantizer import Requantizer
+from bitloop.hw.requantizer import Requantizer, requantizer_latency
 from bitloop.sim.benches.array_model import Channel, Constants, requantize
 from bitloop.sim.benches.array_work import random_channel
 from bitloop.sim.benches.harness import Bench
@@ -33,7 +33,7 @@ class RequantizerAgent:
         self._constants = constants
         self._channel = Channel(0, 0, 0)
         self._hold = 0
-        latency = Requantizer(self._config).latency
+        latency = requantizer_latency(self._config)
         self._expected: deque[int | None] = deque([None] * latency)
         dut.low.value = constants.low
         dut.high.value = constants.high
