@@ -175,17 +175,20 @@ def average_requantization(
     output_scale: float,
     output_zero_point: int,
     *,
-    count: int,
+    taps: int,
     channels: int,
+    divisor: int | None = None,
     multiplier_bits: int = 16,
     low: int = 0,
     high: int = 255,
     half_even: bool | None = None,
 ) -> Requantization:
-    """Parameters of average pooling over `count` taps: acc = sum(q), divisor in the multiplier."""
+    """Parameters of average pooling: acc = sum(q) over `taps` codes, padding included; `divisor`
+    (default: `taps`) is joined in the multiplier."""
+    count = taps if divisor is None else divisor
     return requantization(
         np.full(channels, float(input_scale) / (float(output_scale) * count)),
-        weight_sum=count,
+        weight_sum=taps,
         input_zero_point=input_zero_point,
         output_zero_point=output_zero_point,
         output_scale=output_scale,

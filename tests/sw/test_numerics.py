@@ -165,7 +165,7 @@ def test_average(
 ) -> None:
     total = data.draw(st.integers(0, 255 * count))
     requant = average_requantization(
-        s_in, z_in, s_out, z_out, count=count, channels=2, multiplier_bits=31, half_even=False
+        s_in, z_in, s_out, z_out, taps=count, channels=2, multiplier_bits=31, half_even=False
     )
     real = Fraction(s_in) * (total - count * z_in) / count / Fraction(s_out)
     got = requantize(np.array([[total, total]]), requant, z_out)
