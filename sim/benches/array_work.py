@@ -305,7 +305,8 @@ class ArraySession:
             self._load_work(*following)
         lead = Array.WEIGHT_LEAD
         for cycle in range(-lead, work.cycles):
-            inputs: dict[str, int] = {}
+            # What no step uses is noise.
+            inputs = {port: self._noise(port) for port in ("operands", "picks", "residual")}
             if cycle + lead in work.steps:
                 row = work.steps[cycle + lead][1].row
                 inputs["weight_read"] = pack(streams.weight_read_layout(), enable=1, row=row)
@@ -324,6 +325,11 @@ class ArraySession:
                 if outputs is not None:
                     self._expected.append((self.cycle + self._latency, outputs))
             yield from self._tick(**inputs)
+
+    def _noise(self, port: str) -> int:
+        config = self.config
+        size = {"operands": config.slices * config.lanes, "picks": 4 * config.columns}
+        return pack_bytes(self.generator.bytes(size.get(port, config.columns)))
 
     def _step_inputs(self, mode: Mode, step: Step) -> dict[str, int]:
         slices = self.config.slices

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shift, clamp, requantization and residual addition against integers, over random and edge values."""
+"""Shift, clamp, requantization and residual addition against integers."""
 
 import dataclasses
 import random

@@ -102,5 +102,9 @@ def test_delay_line(cycles):
 @pytest.mark.filterwarnings("ignore:.*created but never used")
 @pytest.mark.parametrize("cycles", [1, 18])
 def test_delay_line_refuses_other_delays(cycles):
-    with pytest.raises(ValueError, match="2 to 17"):
+    try:
         DelayLine(8, cycles)
+        message = ""
+    except ValueError as error:
+        message = str(error)
+    assert "2 to 17" in message
