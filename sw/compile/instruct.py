@@ -113,7 +113,25 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
             "add_low": second.low,
             "add_high": second.high,
         }
-    return fields
+    return _transpose(fields) if plan.transposed else fields
+
+
+def _transpose(fields: dict[str, int]) -> dict[str, int]:
+    """The fields with rows and columns in each other's place."""
+    pairs = [
+        ("input_row_step", "input_pixel_step"),
+        ("input_height", "input_width"),
+        ("origin_y", "origin_x"),
+        ("stride_y", "stride_x"),
+        ("output_row_step", "output_pixel_step"),
+        ("output_height", "output_width"),
+        ("residual_row_step", "residual_pixel_step"),
+    ]
+    swapped = dict(fields)
+    for row, column in pairs:
+        if row in fields:
+            swapped[row], swapped[column] = fields[column], fields[row]
+    return swapped
 
 
 def compute_reads(item: Compiled, block: Block, config: CoreConfig) -> list[Words]:
@@ -147,7 +165,8 @@ def tensor_words(placed: Placed, rows: range) -> Words:
     layout = placed.layout
     if not rows:
         return Words("activations", placed.base, 0)
-    count = (len(rows) - 1) * layout.row_step + layout.width * layout.pixel_step
+    count = (len(rows) - 1) * layout.row_step
+    count += (layout.width - 1) * layout.pixel_step + layout.pixel_words
     return Words("activations", placed.base + rows.start * layout.row_step, count)
 
 

@@ -15,8 +15,10 @@ class Layout:
     """Pixels a row, folded words at the row's end included."""
     channels: int
     """Channels of the tensor (of one pixel, where words hold several)."""
-    pixel_step: int
+    pixel_words: int
     """Words a pixel."""
+    pixel_step: int
+    """Words from pixel to pixel, with a gap where that keeps neighbours in different banks."""
     row_step: int
     fold: int = 0
     """Pixels in a word; 0 = not folded."""
@@ -29,7 +31,7 @@ class Layout:
     def buffer_words(self) -> int:
         """Size of a buffer, or of the whole; the last row's gap needs no words."""
         rows = self.buffer_rows or self.height
-        return (rows - 1) * self.row_step + self.width * self.pixel_step
+        return (rows - 1) * self.row_step + (self.width - 1) * self.pixel_step + self.pixel_words
 
     @property
     def words(self) -> int:
@@ -37,14 +39,17 @@ class Layout:
         return self.buffer_words * (2 if self.buffer_rows else 1)
 
 
-def layouts(shape: tuple[int, int, int], lanes: int) -> list[Layout]:
-    """Unfolded layouts to choose from, tightest first: the row step's residue modulo 4 decides
-    which words of different rows collide."""
+def layouts(shape: tuple[int, int, int], lanes: int, gaps: bool = False) -> list[Layout]:
+    """Unfolded layouts to choose from, tightest first: the residues of row step and pixel step
+    modulo 4 decide which words collide. `gaps`: pixels need not follow one another, as they must
+    where they are loaded or stored."""
     height, width, channels = shape
-    pixel_step = -(-channels // lanes)
-    row = width * pixel_step
-    count = 1 if height == 1 else 4
-    return [Layout(height, width, channels, pixel_step, row + i) for i in range(count)]
+    words = -(-channels // lanes)
+    return [
+        Layout(height, width, channels, words, words + gap, width * (words + gap) + more)
+        for gap in range(4 if gaps and width > 1 else 1)
+        for more in range(1 if height == 1 else 4)
+    ]
 
 
 def folded_layouts(shape: tuple[int, int, int], fold: int, fold_extra: int) -> list[Layout]:
@@ -52,6 +57,6 @@ def folded_layouts(shape: tuple[int, int, int], fold: int, fold_extra: int) -> l
     height, width, channels = shape
     row = width + fold_extra
     return [
-        Layout(height, row, channels, 1, row + i, fold, fold_extra)
-        for i in range(1 if height == 1 else 4)
+        Layout(height, row, channels, 1, 1, row + more, fold, fold_extra)
+        for more in range(1 if height == 1 else 4)
     ]

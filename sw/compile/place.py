@@ -11,7 +11,7 @@ from bitloop.hw.config import CoreConfig
 
 from ..errors import CompileError
 from .fold import folds
-from .layer import Layer, Network
+from .layer import Kind, Layer, Network
 from .layout import Layout, folded_layouts, layouts
 from .plan import Plan, plan
 
@@ -135,8 +135,9 @@ class _Planner:
     def plan(self, layer: Layer, layout: Layout) -> Plan:
         key = (layer.name, layout)
         if key not in self._plans:
-            width = self.network.tensors[layer.target].shape[1]
-            self._plans[key] = plan(layer, layout, width, self.config)
+            size = self.network.tensors[layer.target].shape[:2]
+            by_rows = layer.source in self.network.inputs  # loaded in blocks of rows
+            self._plans[key] = plan(layer, layout, size, self.config, by_rows)
         return self._plans[key]
 
     def choose(self, name: str, key: Callable[[int, int], tuple[int, int]]) -> Layout:
@@ -153,26 +154,23 @@ class _Planner:
     def _cycles(self, layer: Layer, layout: Layout) -> int:
         height, width, channels = self.network.tensors[layer.target].shape
         groups = -(-channels // self.config.columns)
-        return groups * height * self.plan(layer, layout).cycles(width)
+        return groups * self.plan(layer, layout).cycles(height, width)
 
     def _candidates(self, name: str) -> list[Layout]:
         network, lanes = self.network, self.config.lanes
         shape = network.tensors[name].shape
-        result = layouts(shape, lanes)
         readers = network.consumers(name)
-        if readers and all(y.bits == 8 and y.weights.shape[0] > 1 and not _by_tap(y)
-                           for y in readers):  # fmt: skip
-            result = result[:1]  # one word a step: banks cannot collide
+        if all(reader.kind is Kind.DENSE and reader.bits == 8 for reader in readers):
+            result = layouts(shape, lanes)[:1]  # one word a step: banks cannot collide
+        else:
+            ports = (*network.inputs, *network.outputs)
+            result = layouts(shape, lanes, gaps=name not in ports)
         others = [y for y in network.layers if y.residual and y.residual.tensor == name]
         if name in network.inputs and len(readers) == 1 and not others:
             width = network.tensors[readers[0].target].shape[1]
             for fold, extra in folds(readers[0], shape, width, lanes):
                 result += folded_layouts(shape, fold, extra)
         return result
-
-
-def _by_tap(layer: Layer) -> bool:
-    return layer.kind.name != "DENSE"
 
 
 def _lifetime(network: Network, name: str) -> tuple[int, int]:

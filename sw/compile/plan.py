@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +37,21 @@ class Plan:
     """Row and column of the first tap for output (0, 0)."""
     stride: tuple[int, int]
     """Coordinate steps a pixel; 0 in a direction without padding, where nothing is outside."""
+    transposed: bool = False
+    """Walks columns of the image one after the other instead of rows: in the words, and in the
+    instruction, rows and columns change places."""
 
-    def cycles(self, width: int) -> int:
-        """Steps of one output row of `width` pixels."""
-        return len(self.prologue) + width * len(self.body)
+    def cycles(self, height: int, width: int) -> int:
+        """Steps of one output group of `height` x `width` pixels."""
+        starts = width if self.transposed else height
+        return starts * len(self.prologue) + height * width * len(self.body)
 
 
-def plan(layer: Layer, layout: Layout, width: int, config: CoreConfig) -> Plan:
-    """The plan with the fewest steps an output row of `width` pixels.
+def plan(
+    layer: Layer, layout: Layout, size: tuple[int, int], config: CoreConfig, by_rows: bool = True
+) -> Plan:
+    """The plan with the fewest steps for an output of `size` (rows, columns); `by_rows` admits none
+    that walks columns.
 
     Raises `CompileError` where a padded kernel reaches farther than a step entry can say.
     """
@@ -84,11 +91,12 @@ def plan(layer: Layer, layout: Layout, width: int, config: CoreConfig) -> Plan:
         ones = np.full((1, 1, config.lanes), -1, np.int32)
         ones[0, 0, :STEP_SLOTS] = 0
         best = Plan(best.mode, best.prologue, best.body, ones, origin, stride)
-    window = _window_steps(layer, layout, padded, config.window_taps)
-    if window is not None:
-        other = finish(Mode.WINDOW, *window, 1)
-        if other.cycles(width) < best.cycles(width):
-            best = other
+    for transposed in (False,) if by_rows else (False, True):
+        window = _window_steps(layer, layout, padded, config.window_taps, transposed)
+        if window is not None:
+            other = replace(finish(Mode.WINDOW, *window, 1), transposed=transposed)
+            if other.cycles(*size) < best.cycles(*size):
+                best = other
     return best
 
 
@@ -104,7 +112,7 @@ def _words(layer: Layer, layout: Layout, padded: tuple[bool, bool], lanes: int) 
             if lanes == 0:
                 words.append(Word(dy, dx, offset, tap, 1))
                 continue
-            for c in range(layout.pixel_step):
+            for c in range(layout.pixel_words):
                 count = min(lanes, layout.channels - c * lanes)
                 source = tap * layout.channels + c * lanes
                 words.append(Word(dy, dx, offset + c, source, count))
@@ -134,31 +142,39 @@ def _tap_steps(taps: list[Word], lanes: bool, hold: bool) -> list[Step]:
 
 
 def _window_steps(
-    layer: Layer, layout: Layout, padded: tuple[bool, bool], window_taps: int
+    layer: Layer,
+    layout: Layout,
+    padded: tuple[bool, bool],
+    window_taps: int,
+    transposed: bool,
 ) -> tuple[list[Step], list[Step]] | None:
     """(prologue, body) for the window registers: each column of the image is fetched once, its
-    rows in one step. None where the kernel or the banks do not allow it."""
-    height, width = layer.kernel
-    if not window_taps or max(height, width) > WINDOW_SIZE or layer.dilation[1] != 1:
+    rows in one step; `transposed`: each row, its columns in one step. None where the kernel or the
+    banks do not allow it."""
+    along, across = (0, 1) if transposed else (1, 0)  # axes of the walk, and of a fetched column
+    steps = (layout.row_step, layout.pixel_step)
+    height, width = layer.kernel[across], layer.kernel[along]
+    if not window_taps or max(height, width) > WINDOW_SIZE or layer.dilation[along] != 1:
         return None
     columns = []
     for x in range(width):
+        rows = [y * layer.dilation[across] for y in range(height)]
         column = tuple(
             Word(
-                y * layer.dilation[0] if padded[0] else 0,
-                x if padded[1] else 0,
-                y * layer.dilation[0] * layout.row_step + x * layout.pixel_step,
+                y if padded[across] else 0,
+                x if padded[along] else 0,
+                y * steps[across] + x * steps[along],
             )
-            for y in range(height)
+            for y in rows
         )
         if len({word.bank for word in column}) < height:
             return None
         columns.append(column)
-    fresh = min(layer.stride[1], width)  # columns that the pixel before has not seen
+    fresh = min(layer.stride[along], width)  # columns that the pixel before has not seen
     prologue = [Step(column, mac=False, shift=True) for column in columns[:-fresh]]
     body = [Step(column, mac=False, shift=True) for column in columns[-fresh:-1]]
     places = [  # window tap and kernel tap; the kernel's last column is the newest
-        (WINDOW_SIZE * y + WINDOW_SIZE - width + x, y * width + x)
+        (WINDOW_SIZE * y + WINDOW_SIZE - width + x, x * height + y if transposed else y * width + x)
         for y in range(height)
         for x in range(width)
     ]

@@ -120,7 +120,7 @@ class _Scheduler:
         for item in self.items:
             units, rows, size = item.weights.shape
             granule = self.config.groups_per_word if units > 1 else 1
-            use = item.shape[0] * item.plan.cycles(item.shape[1])
+            use = item.plan.cycles(*item.shape[:2])
             demands.append(
                 Demand(item.layer.name, units, rows, granule, self._cycles(rows * size), use)
             )
@@ -130,7 +130,7 @@ class _Scheduler:
         config, demands = self.config, []
         for item in self.items:
             units, size = item.parameters.shape
-            use = item.shape[0] * item.plan.cycles(item.shape[1])
+            use = item.plan.cycles(*item.shape[:2])
             words = config.parameter_words_per_group
             demands.append(
                 Demand(
@@ -291,7 +291,7 @@ class _Scheduler:
         the input while the rest is loading."""
         height, width, _ = item.shape
         load = self._cycles(prod(self.network.tensors[item.layer.source].shape))
-        compute = item.groups * height * item.plan.cycles(width)
+        compute = item.groups * item.plan.cycles(height, width)
         # With n blocks about min(load, compute) / n is not overlapped, and each costs overhead.
         count = max(1, min(isqrt(min(load, compute) // BLOCK_OVERHEAD), height, MAX_ROW_BLOCKS))
         bounds = [height * i // count for i in range(count + 1)]

@@ -46,8 +46,8 @@ def fewest(item, shape, name):
     choices = layouts(shape, config.lanes)
     for fold, extra in folds(item, shape, shape[1], config.lanes):
         choices += folded_layouts(shape, fold, extra)
-    plans = [plan(item, layout, shape[1], config) for layout in choices]
-    return min(plans, key=lambda p: p.cycles(shape[1]))
+    plans = [plan(item, layout, shape[:2], config) for layout in choices]
+    return min(plans, key=lambda p: p.cycles(*shape[:2]))
 
 
 @pytest.mark.parametrize(("bits", "digits"), [(8, 1), (4, 2), (2, 4)])
@@ -89,7 +89,17 @@ def test_folding_fills_the_lanes_of_first_layers(name, channels, kernel, bits, s
 def test_depthwise(name, stride, mode, body):
     item = layer(Kind.DEPTHWISE, 16, (3, 3), stride=(stride, stride))
     best = fewest(item, (32, 32, 16), name)
+    assert not best.transposed
     assert (best.mode, len(best.body)) == (mode, body)
+
+
+def test_windows_go_down_the_columns_of_narrow_images():
+    item = layer(Kind.DEPTHWISE, 64, (3, 3))
+    config = preset("n16")
+    choices = layouts((25, 5, 64), 16, gaps=True)
+    plans = [plan(item, layout, (25, 5), config, by_rows=False) for layout in choices]
+    best = min(plan.cycles(25, 5) for plan in plans)
+    assert best == 5 * (25 + 2)  # instead of 25 * (5 + 2)
 
 
 def test_pooling_takes_four_words_a_step():
@@ -107,6 +117,6 @@ def test_distance_beyond_an_entry_is_refused_only_with_padding():
     far = layer(Kind.DENSE, 4, (3, 3), dilation=(40, 40))
     layout = layouts((100, 100, 4), 4)[0]
     with pytest.raises(CompileError, match="spans 80 rows"):
-        plan(far, layout, 100, config)
+        plan(far, layout, (100, 100), config)
     inside = layer(Kind.DENSE, 4, (3, 3), dilation=(40, 40), padding=(0,) * 4)
-    assert len(plan(inside, layout, 20, config).body) == 9
+    assert len(plan(inside, layout, (20, 20), config).body) == 9
