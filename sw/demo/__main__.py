@@ -80,7 +80,7 @@ def run_uniform(
         f"accuracy on the first {RTL_IMAGES}: float {accuracy(floats[:RTL_IMAGES])}, "
         f"integer {accuracy(integer[:RTL_IMAGES])}, RTL {accuracy(np.asarray(rtl))}"
     )
-    different = int((rtl != integer[:RTL_IMAGES]).sum())
+    different = np.count_nonzero(np.asarray(rtl) != integer[:RTL_IMAGES])
     verdict = "bit for bit equal" if different == 0 else f"DIFFERENT in {different} codes"
     print(f"RTL and golden model on these: {verdict}", flush=True)
     print_table(report.as_table())

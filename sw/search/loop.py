@@ -159,6 +159,7 @@ def search(
     budget = budget_cycles or int((budget_ratio or 1.0) * uniform8)
 
     codes = _encode_inputs(graphs[8], ranking.x)
+    _encode_inputs(graphs[8], scoring.x[:1])  # unsuitable images are refused before the work
     losses = sensitivities(graphs, codes, run_program(program, ranking.x), progress)
     choice, best = _solve_and_correct(losses, table, budget, uniform[8], evaluate, progress)
 
