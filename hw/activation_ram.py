@@ -70,7 +70,14 @@ class ActivationRam(wiring.Component):
         ]
 
         for bank in range(ACTIVATION_BANKS):
-            ram = memory.Memory(shape=unsigned(8 * config.lanes), depth=config.bank_words, init=[])
+            # Nobody relies on what a word holds in the cycle in which it is written; without the
+            # attribute Yosys builds logic that returns the old value.
+            ram = memory.Memory(
+                shape=unsigned(8 * config.lanes),
+                depth=config.bank_words,
+                init=[],
+                attrs={"no_rw_check": 1},
+            )
             m.submodules[f"bank{bank}"] = ram
             compute = self.compute[bank]
             read = ram.read_port()

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .byte_stream import GIVEN_LAYOUT, rotated
+from .choose import choose
 from .config import CoreConfig
 from .geometry import geometry_layout
 from .isa import ADDRESS_BITS
@@ -187,8 +188,8 @@ class ActivationUnpacker(wiring.Component):
                     with m.Elif(chunk.row_first):
                         m.d.sync += word[j].eq(self.geometry.fill)
                     with m.Else():
-                        with m.Switch(chunk.more):
-                            for more in range(4):
-                                if j + more + 1 < lanes:
-                                    with m.Case(more):
-                                        m.d.sync += word[j].eq(word[j + more + 1])
+                        above = {
+                            more: word[j + more + 1] if j + more + 1 < lanes else Const(0, 8)
+                            for more in range(4)
+                        }
+                        m.d.sync += word[j].eq(choose(chunk.more, above))

@@ -10,6 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import BURST_BEATS, REQUEST_LAYOUT, WINDOWS_LAYOUT
+from .choose import choose
 from .config import CoreConfig
 from .isa import Window
 
@@ -21,8 +22,13 @@ class BurstSplitter(wiring.Component):
     """Checks requests against their windows and cuts them into bursts.
 
     Bursts end at multiples of `BURST_BEATS` beats. A request that leaves its window, or names
-    another than the allowed ones, or has no bytes, yields no burst: `violation` rises and stays,
+    another than the `allowed` ones, or has no bytes, yields no burst: `violation` rises and stays,
     and nothing behind it is taken. The next request is checked while bursts of one are issued.
+
+    Parameters
+    ----------
+    allowed : windows that requests may name
+    size_bits : bits of a request's `bytes` that may be other than 0
 
     Members
     -------
@@ -32,9 +38,15 @@ class BurstSplitter(wiring.Component):
     violation : out
     """
 
-    def __init__(self, config: CoreConfig, allowed: Sequence[Window] = tuple(Window)) -> None:
+    def __init__(
+        self,
+        config: CoreConfig,
+        allowed: Sequence[Window] = tuple(Window),
+        size_bits: int = 27,
+    ) -> None:
         self.config = config
         self.allowed = tuple(allowed)
+        self.size_bits = size_bits
         super().__init__(
             {
                 "request": In(stream.Signature(REQUEST_LAYOUT)),
@@ -52,32 +64,29 @@ class BurstSplitter(wiring.Component):
 
         # Where the request ends, in its window and on the bus.
         request = self.request.payload
-        base, size, allowed = Signal(32), Signal(32), Signal()
-        with m.Switch(request.window):
-            for window in self.allowed:
-                with m.Case(window):
-                    m.d.comb += [
-                        base.eq(self.windows[window].base),
-                        size.eq(self.windows[window].size),
-                        allowed.eq(1),
-                    ]
+        window = request.window
+        base = choose(window, {w: self.windows[w].base for w in self.allowed})
+        size = choose(window, {w: self.windows[w].size for w in self.allowed})
+        allowed = Cat(window == w for w in self.allowed).any()
         checked_valid = Signal()
         bad = Signal(reset_less=True)
         end = Signal(33, reset_less=True)
         limit = Signal(32, reset_less=True)
         address = Signal(32, reset_less=True)
-        span = Signal(28, reset_less=True)  # last byte, counted from the start of its block
+        size_in = request.bytes[: self.size_bits]
+        span_bits = max(self.size_bits, block_log2) + 1
+        span = Signal(span_bits, reset_less=True)  # last byte, counted from the start of its block
         final = Signal(reset_less=True)
         leave = Signal()
         m.d.comb += self.request.ready.eq(~checked_valid | leave)
         with m.If(self.request.ready):
             m.d.sync += [
                 checked_valid.eq(self.request.valid),
-                bad.eq(~allowed | (request.bytes == 0)),
-                end.eq(request.offset + request.bytes),
+                bad.eq(~allowed | (size_in == 0)),
+                end.eq(request.offset + size_in),
                 limit.eq(size),
                 address.eq(Cat(request.offset[:4], base[4:] + request.offset[4:])),
-                span.eq(request.bytes + (request.offset[:block_log2].as_unsigned() - 1)),
+                span.eq(size_in + (request.offset[:block_log2].as_unsigned() - 1)),
                 final.eq(request.final),
             ]
         m.d.comb += self.violation.eq(checked_valid & (bad | (end > limit)))
@@ -86,7 +95,7 @@ class BurstSplitter(wiring.Component):
         valid = Signal()
         block = Signal(32 - block_log2, reset_less=True)
         first_beat = Signal(index_bits, reset_less=True)
-        blocks_left = Signal(28 - block_log2, reset_less=True)
+        blocks_left = Signal(span_bits - block_log2, reset_less=True)
         last_beat = Signal(index_bits, reset_less=True)
         marked = Signal(reset_less=True)
         last = Signal()

@@ -13,6 +13,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import REQUEST_LAYOUT
+from .choose import choose
 from .config import CoreConfig
 
 SPAN_BITS = 28
@@ -266,8 +267,7 @@ class ByteExtractor(wiring.Component):
 def rotated(m: Module, lanes: data.View, amount: Value) -> Signal:
     """Four bytes turned: lane j of the result is lane (j + amount) mod 4."""
     turned = Signal(data.ArrayLayout(unsigned(8), 4))
-    with m.Switch(amount):
-        for step in range(4):
-            with m.Case(step):
-                m.d.comb += [turned[j].eq(lanes[(j + step) % 4]) for j in range(4)]
+    for lane in range(4):
+        choices = {step: lanes[(lane + step) % 4] for step in range(4)}
+        m.d.comb += turned[lane].eq(choose(amount[:2], choices))
     return turned

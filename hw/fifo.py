@@ -11,9 +11,9 @@ from amaranth.lib.wiring import In, Out
 class Fifo(wiring.Component):
     """First in, first out, in distributed RAM.
 
-    `source.valid` and `sink.ready` come from registers, so a queue also cuts the ready path
+    Whether it gives and takes depends on registers only, so a queue also cuts the ready path
     between two units. A payload can leave in the cycle after it entered, and a full queue takes
-    nothing in the cycle in which it gives.
+    nothing in the cycle in which it gives. `depth` is a power of two.
 
     Members
     -------
@@ -22,8 +22,8 @@ class Fifo(wiring.Component):
     """
 
     def __init__(self, shape: ShapeLike, depth: int) -> None:
-        if depth < 1:
-            raise ValueError(f"Fifo: depth must be at least 1, not {depth}")
+        if depth < 1 or depth & (depth - 1):
+            raise ValueError(f"Fifo: depth must be a power of two, not {depth}")
         self.shape = shape
         self.depth = depth
         super().__init__(
@@ -32,31 +32,29 @@ class Fifo(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        rows = 1 << (self.depth - 1).bit_length()
-        m.submodules.storage = storage = memory.Memory(shape=self.shape, depth=rows, init=[])
+        storage = memory.Memory(shape=self.shape, depth=self.depth, init=[])
+        m.submodules.storage = storage
         write = storage.write_port()
         read = storage.read_port(domain="comb")
-        level = Signal(range(self.depth + 1))
-        full, empty = Signal(), Signal(init=1)
-        head = Signal(range(max(2, rows)))
+        # One bit more than an address: equal means empty, different in that bit alone full.
+        head = Signal(range(2 * self.depth))
         tail = Signal.like(head)
-        push, pop = Signal(), Signal()
         m.d.comb += [
-            self.sink.ready.eq(~full),
-            self.source.valid.eq(~empty),
+            self.sink.ready.eq((head ^ tail) != self.depth),
+            self.source.valid.eq(head != tail),
             self.source.payload.eq(read.data),
             write.data.eq(self.sink.payload),
-            push.eq(self.sink.valid & ~full),
-            pop.eq(self.source.ready & ~empty),
-            write.en.eq(push),
+            write.addr.eq(tail[:-1]),
+            read.addr.eq(head[:-1]),
+            write.en.eq(self.sink.valid & self.sink.ready),
         ]
-        if rows > 1:
-            m.d.comb += [write.addr.eq(tail), read.addr.eq(head)]
-        with m.If(push):
+        with m.If(write.en):
             m.d.sync += tail.eq(tail + 1)
-        with m.If(pop):
+        with m.If(self.source.valid & self.source.ready):
             m.d.sync += head.eq(head + 1)
-        after = Signal.like(level)
-        m.d.comb += after.eq(level + push - pop)
-        m.d.sync += [level.eq(after), full.eq(after == self.depth), empty.eq(after == 0)]
         return m
+
+
+def power_of_two_within(limit: int) -> int:
+    """The largest depth a `Fifo` of at most `limit` entries can have."""
+    return 1 << (limit.bit_length() - 1)

@@ -16,16 +16,18 @@ from .axi import (
 )
 from .bursts import BURST_LAYOUT, BurstSplitter
 from .config import CoreConfig
-from .fifo import Fifo
+from .fifo import Fifo, power_of_two_within
 from .isa import Window
 from .registers import ErrorCode
 
 FETCH_CLIENT = 0
 LOADER_CLIENT = 1
+FETCH_SIZE_BITS = 12
+"""Requests of the instruction fetch are below 2 ** this many bytes."""
 
 
 class ReadEngine(wiring.Component):
-    """Reads for the instruction fetch (client 0, PROGRAM window only) and the loader (client 1).
+    """Reads for the instruction fetch (client 0: PROGRAM window, short runs) and the loader (1).
 
     Client 0 goes first whenever both have a burst to issue. A client gets the beats of its
     requests in the order it asked, whole bus beats: byte `offset` of the request is in its natural
@@ -75,8 +77,10 @@ class ReadEngine(wiring.Component):
         issue = Signal()
         violation = Signal()
         for index in reversed(range(self.clients)):  # the lowest is looked at last, and wins
-            allowed = (Window.PROGRAM,) if index == FETCH_CLIENT else tuple(Window)
-            splitter = BurstSplitter(self.config, allowed)
+            if index == FETCH_CLIENT:
+                splitter = BurstSplitter(self.config, (Window.PROGRAM,), FETCH_SIZE_BITS)
+            else:
+                splitter = BurstSplitter(self.config)
             m.submodules[f"splitter{index}"] = splitter
             wiring.connect(m, wiring.flipped(self.request[index]), splitter.request)
             m.d.comb += splitter.windows.eq(self.windows)
@@ -87,7 +91,8 @@ class ReadEngine(wiring.Component):
             m.d.comb += splitter.burst.ready.eq(issue & (client == index))
 
         # Who owns each burst in flight; its depth is the number of bursts that may be.
-        m.submodules.owners = owners = Fifo(client.shape(), self.config.outstanding_bursts)
+        depth = power_of_two_within(self.config.outstanding_bursts)
+        m.submodules.owners = owners = Fifo(client.shape(), depth)
         m.d.comb += [
             issue.eq(waiting & owners.sink.ready & (~axi.arvalid | axi.arready) & ~failed),
             owners.sink.valid.eq(issue),

@@ -8,12 +8,13 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import WINDOWS_LAYOUT, axi_lite_signature
+from .choose import choose
 from .config import CoreConfig
 from .isa import Window
 from .registers import ADDRESS, IDENTITY, REGISTERS, VERSION, Access, Cause, ErrorCode, Status
 
 WINDOW_ALIGNMENT_BITS = 4
-_HIGH = "_high"
+_LOW, _HIGH = "_low", "_high"
 
 
 class RegisterFile(wiring.Component):
@@ -118,10 +119,23 @@ class RegisterFile(wiring.Component):
 
     def _read(self, m: Module) -> None:
         axi = self.axi
+        address = Signal.like(axi.araddr, reset_less=True)
+        word = address[2:]
+
+        # The counter that the address is in, and the high half kept since its low half was read.
         counters = self._counters()
+        first = min(ADDRESS[f"{name}{_LOW}"] for name in counters)
+        number = (address - first)[3 : 3 + len(counters).bit_length()]
+        numbers = {(ADDRESS[f"{name}{_LOW}"] - first) // 8: name for name in counters}
+        counter = Signal(64)
+        m.d.comb += counter.eq(choose(number, {n: counters[name] for n, name in numbers.items()}))
         frozen = Signal(32, reset_less=True)
-        owner = Signal(range(len(counters)), reset_less=True)
+        owner = Signal.like(number, reset_less=True)
         is_frozen = Signal()
+        halves = {
+            _LOW: counter[:32],
+            _HIGH: Mux(is_frozen & (owner == number), frozen, counter[32:]),
+        }
 
         values: dict[str, ValueLike] = {
             "identity": IDENTITY,
@@ -135,12 +149,14 @@ class RegisterFile(wiring.Component):
             "trace_data": self.trace_data,
             **self._storage(),
         }
-        for index, (name, counter) in enumerate(counters.items()):
-            held = is_frozen & (owner == index)
-            values[f"{name}_low"] = counter[:32]
-            values[f"{name}{_HIGH}"] = Mux(held, frozen, counter[32:])
+        readable = [r for r in REGISTERS if r.access is not Access.WRITE]
+        choices: dict[int, Value] = {}
+        for register in readable:
+            half = _LOW if register.name.endswith(_LOW) else _HIGH
+            value = values.get(register.name)
+            choices[register.address >> 2] = halves[half] if value is None else Value.cast(value)
+        mapped = Cat(word == r.address >> 2 for r in readable).any()
 
-        address = Signal.like(axi.araddr, reset_less=True)
         pending = Signal()
         m.d.comb += [axi.arready.eq(~pending & ~axi.rvalid), axi.rresp.eq(0)]
         with m.If(axi.arvalid & axi.arready):
@@ -149,15 +165,12 @@ class RegisterFile(wiring.Component):
             m.d.sync += axi.rvalid.eq(0)
         with m.If(pending):
             m.d.sync += [pending.eq(0), axi.rvalid.eq(1), axi.rdata.eq(0)]
-            with m.Switch(address[2:]):
-                for register in REGISTERS:
-                    if register.access is not Access.WRITE:
-                        with m.Case(register.address >> 2):
-                            m.d.sync += axi.rdata.eq(values[register.name])
-            with m.Switch(address[2:]):
-                for index, (name, counter) in enumerate(counters.items()):
-                    with m.Case(ADDRESS[f"{name}_low"] >> 2):
-                        m.d.sync += [frozen.eq(counter[32:]), owner.eq(index), is_frozen.eq(1)]
+            with m.If(mapped):
+                m.d.sync += axi.rdata.eq(choose(word, choices))
+            with m.Switch(word):
+                for name in counters:
+                    with m.Case(ADDRESS[f"{name}{_LOW}"] >> 2):
+                        m.d.sync += [frozen.eq(counter[32:]), owner.eq(number), is_frozen.eq(1)]
                     with m.Case(ADDRESS[f"{name}{_HIGH}"] >> 2):
                         m.d.sync += is_frozen.eq(0)
 

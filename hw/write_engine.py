@@ -18,7 +18,7 @@ from .axi import (
 )
 from .bursts import BurstSplitter
 from .config import CoreConfig
-from .fifo import Fifo
+from .fifo import Fifo, power_of_two_within
 from .isa import Window
 from .registers import ErrorCode
 
@@ -74,7 +74,7 @@ class WriteEngine(wiring.Component):
         m.d.comb += splitter.windows.eq(self.windows)
 
         # Bursts whose data is owed, and bursts whose response is.
-        depth = self.config.outstanding_bursts
+        depth = power_of_two_within(self.config.outstanding_bursts)
         m.submodules.lengths = lengths = Fifo(range(BURST_BEATS), depth)
         m.submodules.marks = marks = Fifo(1, depth)
         burst = splitter.burst
