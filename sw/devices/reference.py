@@ -101,8 +101,10 @@ def _check_inputs(binary: Binary, inputs: Mapping[str, NDArray[np.uint8]]) -> in
                 f"{', '.join(map(str, port.spec.shape))}), not {array.dtype} of {array.shape}"
             )
     batches = {array.shape[0] for array in inputs.values()}
-    if len(batches) != 1:
-        raise DataError(f"{binary.name}: inputs differ in batch size: {sorted(batches)}")
+    if len(batches) != 1 or 0 in batches:
+        raise DataError(
+            f"{binary.name}: batch sizes must be equal and at least 1, not {sorted(batches)}"
+        )
     return batches.pop()
 
 

@@ -116,5 +116,7 @@ def test_inputs_are_checked(binary):
     with pytest.raises(DataError, match="inputs must be"):
         device.run({})
     name = binary.inputs[0].spec.name
+    with pytest.raises(DataError, match="at least 1"):
+        device.run({p.spec.name: np.zeros((0, *p.spec.shape), np.uint8) for p in binary.inputs})
     with pytest.raises(DataError, match=name):
         device.run({p.spec.name: np.zeros((1, 1, 1, 99), np.uint8) for p in binary.inputs})
