@@ -15,6 +15,10 @@ MAY_IMPORT = {"hw": {"hw"}, "sw": {"hw", "sw"}, "sim": {"hw", "sw", "sim"}, "boa
 HARDWARE_DEFINITIONS = {"config", "isa", "registers"}
 
 
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
 def module_name(path: Path) -> str:
     folder, *rest = path.relative_to(ROOT).with_suffix("").parts
     return ".".join([PACKAGES[folder], *(part for part in rest if part != "__init__")])
@@ -41,12 +45,11 @@ def folder_of(name: str, imported: str | None) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in ("hw", "sim", "boards") else "sw"
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if "tests" not in p.parts], ids=str)
+@pytest.mark.parametrize("path", [p for p in SOURCES if "tests" not in p.parts], ids=relative)
 def test_imports_point_one_way(path):
     own = path.relative_to(ROOT).parts[0]
-    relative = path.relative_to(ROOT).as_posix()
     # The command line sits on top; a session opens devices by name, and only when asked to.
-    top = relative.startswith("sw/cli/") or relative == "sw/session.py"
+    top = relative(path).startswith("sw/cli/") or relative(path) == "sw/session.py"
     for name, imported in imports(path):
         reached = folder_of(name, imported)
         if reached is None:
@@ -67,7 +70,7 @@ def test_every_package_is_listed_for_the_wheel():
     assert set(settings["packages"]) == found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_sources_begin_with_their_licence(path):
     assert path.read_text().startswith("# SPDX-License-Identifier: Apache-2.0\n")
 

