@@ -26,7 +26,7 @@ class Collector(wiring.Component):
     """
 
     def __init__(self, config: CoreConfig, latency: int) -> None:
-        """`latency`: cycles from `issued_valid` to `output_valid`, which bounds what is under way."""
+        """`latency`: cycles from `issued_valid` to `output_valid`: bounds what is under way."""
         self._config = config
         self._depth = 1 << (latency + 4).bit_length()
         super().__init__(

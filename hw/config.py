@@ -163,12 +163,12 @@ class CoreConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def replace(self, **changes: int) -> CoreConfig:
-        """A copy with some fields changed; raises `ConfigError` for an unknown field or bad value."""
+        """A copy with some fields changed; raises `ConfigError` for an unknown or bad one."""
         known = {f.name for f in dataclasses.fields(self)}
         for field in changes:
             if field not in known or field == "name":
                 raise ConfigError(f"{self.name}: no such setting {field!r}; known: {sorted(known)}")
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # `name` is not in it
 
 
 def _block_rams(depth: int, width: int) -> int:

@@ -94,9 +94,7 @@ class Counters(wiring.Component):
                 hit = counting & (counted == each)
                 m.d.sync += self.cause_count[each].eq(self.cause_count[each] + hit)
 
-        m.submodules.trace = trace = memory.Memory(
-            shape=unsigned(32), depth=self._entries, init=[]
-        )
+        m.submodules.trace = trace = memory.Memory(shape=unsigned(32), depth=self._entries, init=[])
         write, read = trace.write_port(), trace.read_port(domain="sync")
         seen_step = Signal()
         mark = Signal()

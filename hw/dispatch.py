@@ -7,8 +7,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import CoreConfig
 from .axi import REQUEST_LAYOUT
+from .config import CoreConfig
 from .isa import FORMATS, HEADER, LINE_BITS, LINE_BYTES, Opcode, Queue, Window
 from .registers import ErrorCode
 
@@ -71,9 +71,7 @@ class Dispatch(wiring.Component):
             with m.If(self.retired[q]):
                 m.d.sync += retired[q].eq(retired[q] + 1)
         pending = Signal()
-        m.d.comb += pending.eq(
-            Cat(i != r for i, r in zip(issued, retired, strict=True)).any()
-        )
+        m.d.comb += pending.eq(Cat(i != r for i, r in zip(issued, retired, strict=True)).any())
 
         def unsatisfied(fields: data.View) -> list:
             """Dependencies on each queue that are not met yet, counters modulo 2^16."""

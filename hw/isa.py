@@ -25,7 +25,8 @@ outermost, then rows, then pixels, one step list walk a pixel::
           for entry in entries:
             for r in range(entry.repeat + 1):
               for j in range(4) if entry.valid[j]:     # up to four words, banks pairwise different
-                inside = 0 <= iy + entry.dy[j] < input_height and 0 <= ix + entry.dx[j] < input_width
+                y, x = iy + entry.dy[j], ix + entry.dx[j]
+                inside = 0 <= y < input_height and 0 <= x < input_width
                 word[j] = RAM[A + entry.offset[j] + r * entry.increment] if inside else padding x N
               if entry.shift: push (word[0][c], word[1][c], word[2][c]) into the window of column c
               if entry.mac:
@@ -45,8 +46,8 @@ The last body entry must have `mac` set. Column c of group g computes channel g 
 * DENSE2: four words; bits 2k+1..2k of byte i are the weight of word[k][i] (2-bit slices only).
 * DEPTHWISE: column c takes byte b = (g % gpw) * M + c of each word; lane j multiplies word[j][b]
   by the signed byte j of the weight row, j = 0..3 (word[j] of an invalid slot counts as 0).
-* WINDOW: as DEPTHWISE, but lane t multiplies tap t of the column's 3x3 window; t = 3 * row + column,
-  column 2 the newest. An entry's `phase` 0 presents taps 0 .. window_taps - 1 on lanes
+* WINDOW: as DEPTHWISE, but lane t multiplies tap t of the column's 3x3 window; tap = 3 * row +
+  column, column 2 the newest. An entry's `phase` 0 presents taps 0 .. window_taps - 1 on lanes
   0 .. window_taps - 1; phase 1 presents tap 8 on lane 0 (lanes = 8 only). The window a `mac` sees
   includes the column that the same step shifts in. Only where `CoreConfig.window_taps` > 0.
 * MAXIMUM: accumulator = max over all steps of the valid word[j][b]; weights are not read.
@@ -175,8 +176,7 @@ class Format:
             value = int(values.get(field.name, 0))
             if not field.minimum <= value <= field.maximum:
                 raise EncodingError(
-                    f"{self.name}.{field.name}: {value} is not in "
-                    f"{field.minimum}..{field.maximum}"
+                    f"{self.name}.{field.name}: {value} is not in {field.minimum}..{field.maximum}"
                 )
             word |= (value & ((1 << field.bits) - 1)) << position
             position += field.bits

@@ -24,7 +24,7 @@ class StepFetch(wiring.Component):
 
     Members
     -------
-    start : pulse; the list and width inputs must hold from this cycle until `stop` or the next start
+    start : pulse; list and width inputs must hold from this cycle until `stop` or the next start
     stop : pulse; drops what was fetched ahead
     entry, last, valid : current entry; `last` marks the last of a pixel
     consume : the entry is used up

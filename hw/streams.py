@@ -71,9 +71,7 @@ def weight_read_layout() -> data.StructLayout:
 
 def parameter_read_layout() -> data.StructLayout:
     """Parameter word to append to the shadow parameters; the first word of a group has `first`."""
-    return data.StructLayout(
-        {"enable": 1, "first": 1, "address": unsigned(PARAMETER_ADDRESS_BITS)}
-    )
+    return data.StructLayout({"enable": 1, "first": 1, "address": unsigned(PARAMETER_ADDRESS_BITS)})
 
 
 def activation_write_layout(config: CoreConfig) -> data.StructLayout:

@@ -37,7 +37,8 @@ KINDS = (
 )
 WEIGHT_BITS = (8, 4, 2)
 
-_NO_REQUANTIZATION = Requantization(*(np.zeros(0, np.int64) for _ in range(3)))
+_NONE = np.zeros(0, np.int64)
+_NO_REQUANTIZATION = Requantization(_NONE, _NONE, _NONE)
 
 
 @dataclass

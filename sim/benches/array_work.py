@@ -343,6 +343,6 @@ class ArraySession:
             "operands": pack_bytes(np.concatenate(words)),
             "picks": pack_bytes(step.picks.reshape(-1)),
         }
-        if step.last:
+        if step.last and step.residual is not None:
             inputs["residual"] = pack_bytes(step.residual)
         return inputs

@@ -122,19 +122,19 @@ def load_events(config: CoreConfig, memory: bytes, line: bytes) -> list[Event]:
             for r, c, k in np.ndindex(*rows.shape)
         ]
     if opcode is Opcode.LOAD_PARAMETERS:
-        words = config.parameter_words_per_group
-        shape = (f["count"], config.columns, words + 1)
-        raw = np.frombuffer(memory[at : at + 4 * int(np.prod(shape))], "<u4").reshape(shape)
+        per_group = config.parameter_words_per_group
+        shape = (f["count"], config.columns, per_group + 1)
+        table = np.frombuffer(memory[at : at + 4 * int(np.prod(shape))], "<u4").reshape(shape)
         return [
             (
                 "load",
                 LoadTarget.PARAMETERS,
                 c,
-                f["destination"] + g * words + i,
+                f["destination"] + g * per_group + i,
                 None,
-                int(raw[g, c, 1 + i]) | (int(raw[g, c, 0]) >> 4 * i & 15) << 32,
+                int(table[g, c, 1 + i]) | (int(table[g, c, 0]) >> 4 * i & 15) << 32,
             )
-            for g, c, i in np.ndindex(f["count"], config.columns, words)
+            for g, c, i in np.ndindex(f["count"], config.columns, per_group)
         ]
     if opcode is Opcode.LOAD_STEPS:
         return [

@@ -153,8 +153,8 @@ class Testbench:
             address = f["destination"] + y * f["row_step"]
             per_pixel = -(-f["channels"] // self.config.lanes)
             for x in range(f["width"]):
-                at = (address + x * per_pixel + np.arange(per_pixel)) % (1 << 14)
-                codes += self.words[at].tobytes()[: f["channels"]]
+                rows = (address + x * per_pixel + np.arange(per_pixel)) % (1 << 14)
+                codes += self.words[rows].tobytes()[: f["channels"]]
         if f["signed_codes"]:
             codes = bytearray(code ^ 0x80 for code in codes)
         base = WINDOWS[Window(f["window"])][0] + f["offset"]

@@ -42,7 +42,7 @@ class Bench:
     async def reset(self) -> None:
         """Start the clock and hold reset for a few cycles."""
         self.dut.rst.value = 1
-        cocotb.start_soon(Clock(self.dut.clk, 10, unit="ns", impl="gpi").start())
+        cocotb.start_soon(Clock(self.dut.clk, 10, unit="ns", impl="gpi").start())  # type: ignore[arg-type]
         for _ in range(3):
             await FallingEdge(self.dut.clk)
         self.dut.rst.value = 0
