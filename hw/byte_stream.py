@@ -135,10 +135,13 @@ class WordTagger(wiring.Component):
         start = Signal(2, reset_less=True)
         end = Signal(2, reset_less=True)
         final = Signal(reset_less=True)
-        send, last = Signal(), Signal()
+        last = Signal(reset_less=True)  # words_left == 0
+        send = Signal()
         word = self.word.payload
+        # The span counts from the beat's first byte, words are left from the first that holds a
+        # byte of the run.
+        words = (segment.span >> 2) - (segment.align >> 2)
         m.d.comb += [
-            last.eq(words_left == 0),
             self.word.valid.eq(active & self.beat.valid),
             send.eq(self.word.valid & self.word.ready),
             self.segment.ready.eq(~active | (send & last)),
@@ -148,13 +151,12 @@ class WordTagger(wiring.Component):
             word.final.eq(final),
         ]
         with m.If(send):
-            m.d.sync += [words_left.eq(words_left - 1), start.eq(0)]
+            m.d.sync += [words_left.eq(words_left - 1), last.eq(words_left == 1), start.eq(0)]
         with m.If(self.segment.ready):
             m.d.sync += [
                 active.eq(self.segment.valid),
-                # The span counts from the beat's first byte, words are left from the first that
-                # holds a byte of the run.
-                words_left.eq((segment.span >> 2) - (segment.align >> 2)),
+                words_left.eq(words),
+                last.eq(words == 0),
                 start.eq(segment.align),
                 end.eq(segment.span),
                 final.eq(segment.final),

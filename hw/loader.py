@@ -74,10 +74,8 @@ class Loader(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        failed, illegal, mismatch = Signal(), Signal(), Signal()
+        failed, illegal = Signal(), Signal()
         m.d.comb += failed.eq(self.stop | self.error.valid)
-        with m.If(~self.error.valid & (illegal | mismatch)):
-            m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
 
         task_layout = data.StructLayout({"kind": 2, "geometry": geometry_layout(config)})
         m.submodules.walker = walker = SegmentWalker(config)
@@ -97,23 +95,23 @@ class Loader(wiring.Component):
         m.submodules.words = words = WordWriter(config)
         m.submodules.pixels = pixels = ActivationUnpacker(config)
         task = tasks.source.payload
-        working, start, done = Signal(), Signal(), Signal()
+        working, start, done, mismatch = Signal(), Signal(), Signal(), Signal()
+        kind = Signal(2, reset_less=True)
         is_pixels = task.kind == LoadKind.ACTIVATIONS
         m.d.comb += [
             start.eq(tasks.source.valid & ~working & ~failed),
             done.eq(words.done | pixels.done),
             tasks.source.ready.eq(done),
             words.start.eq(start & ~is_pixels),
-            words.kind.eq(task.kind),
+            words.kind.eq(kind),
             words.destination.eq(task.geometry.destination),
             words.given.eq(extractor.given),
             words.load_ready.eq(self.load_ready),
             pixels.start.eq(start & is_pixels),
             pixels.geometry.eq(task.geometry),
             pixels.given.eq(extractor.given),
-            extractor.want.eq(Mux(is_pixels, pixels.want, words.want)),
+            extractor.want.eq(Mux(kind == LoadKind.ACTIVATIONS, pixels.want, words.want)),
             extractor.ready.eq(pixels.ready | words.ready),
-            mismatch.eq(pixels.mismatch),
             self.load.eq(words.load),
             self.step.eq(words.step),
         ]
@@ -121,7 +119,10 @@ class Loader(wiring.Component):
         with m.If(start | done):
             m.d.sync += working.eq(start)
         with m.If(start):
-            m.d.sync += self.busy_activations.eq(is_pixels)
+            m.d.sync += [self.busy_activations.eq(is_pixels), kind.eq(task.kind)]
+        m.d.sync += mismatch.eq(pixels.mismatch)
+        with m.If(~self.error.valid & (illegal | mismatch)):
+            m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
         self._retire(m, done)
         return m
 

@@ -48,9 +48,10 @@ class RunPacker(wiring.Component):
         index = Signal(range(per_beat), reset_less=True)  # which 32 bits of the beat
         end = Signal(2, reset_less=True)
         final = Signal(reset_less=True)
-        free, step, word_last, word_done, run_done = (Signal() for _ in range(5))
+        word_last = Signal(reset_less=True)  # words_left == 0
+        words = (segment.span >> 2) - (segment.align >> 2)
+        free, step, word_done, run_done = (Signal() for _ in range(4))
         m.d.comb += [
-            word_last.eq(words_left == 0),
             free.eq(~beats.valid | beats.ready),
             self.want.eq(Mux(word_last, end, 3) - lane),
             self.ready.eq(active & free),
@@ -79,11 +80,13 @@ class RunPacker(wiring.Component):
                     ]
             m.d.sync += lane.eq(lane + given.more + 1)
         with m.If(word_done):
-            m.d.sync += [lane.eq(0), words_left.eq(words_left - 1), index.eq(index + 1)]
+            m.d.sync += [lane.eq(0), words_left.eq(words_left - 1), word_last.eq(words_left == 1)]
+            m.d.sync += [index.eq(index + 1)]
         with m.If(self.segment.ready):
             m.d.sync += [
                 active.eq(self.segment.valid),
-                words_left.eq((segment.span >> 2) - (segment.align >> 2)),
+                words_left.eq(words),
+                word_last.eq(words == 0),
                 lane.eq(segment.align),
                 index.eq(segment.align >> 2),
                 end.eq(segment.span),

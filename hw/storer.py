@@ -80,7 +80,9 @@ class Storer(wiring.Component):
             extractor.want.eq(packer.want),
             extractor.ready.eq(packer.ready),
         ]
-        with m.If(~self.error.valid & (illegal | packer.mismatch)):
+        mismatch = Signal()
+        m.d.sync += mismatch.eq(packer.mismatch)
+        with m.If(~self.error.valid & (illegal | mismatch)):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
 
         unfinished = Signal(8)
