@@ -35,7 +35,7 @@ SPEED_ARGUMENTS = (
     "fast",
     "--noassert",
     "--output-split",
-    "4000",
+    "20000",
     "--output-split-cfuncs",
     "500",
 )
