@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.back import verilog
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +14,7 @@ from .column import (
     Column,
     chain_layout,
     column_latency,
+    column_signature,
     decode_step,
     residual_cycle,
 )
@@ -33,6 +35,12 @@ def array_latency(config: CoreConfig) -> int:
     return column_latency(config) + config.columns - 1
 
 
+def column_verilog(config: CoreConfig, target: str, name: str) -> str:
+    """Verilog of a column as module `name`, for `Array`'s `column_module`."""
+    column = Column(config, target)
+    return verilog.convert(column, name=name, emit_src=False, strip_internal_attrs=True)
+
+
 class Array(wiring.Component):
     """`columns` columns. Column c works c cycles after column 0; the skew is undone inside, so all
     ports are as if every column worked at the same time.
@@ -48,6 +56,9 @@ class Array(wiring.Component):
     * With the constant `residual`, steps with `last` come at least two cycles apart.
     * In DEPTHWISE, WINDOW and MAXIMUM, lanes without a tap must have weight 0: lanes from 4 on in
       DEPTHWISE, from `window_taps` on in WINDOW, from 1 on in its phase 1.
+
+    All columns are the same hardware: with `column_module` they are instances of a module of that
+    name, whose Verilog is made apart (`column_verilog`), once instead of `columns` times.
 
     Members
     -------
@@ -66,8 +77,11 @@ class Array(wiring.Component):
     WEIGHT_LEAD = Column.WEIGHT_LEAD
     PARAMETER_LEAD = Requantizer.PARAMETER_CYCLES - 1
 
-    def __init__(self, config: CoreConfig, target: str = "generic") -> None:
+    def __init__(
+        self, config: CoreConfig, target: str = "generic", column_module: str | None = None
+    ) -> None:
         self._config = config
+        self._column_module = column_module
         self._target = check_target(target)
         columns = data.ArrayLayout(unsigned(8), config.columns)
         lanes = data.ArrayLayout(unsigned(8), config.lanes)
@@ -98,16 +112,32 @@ class Array(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        columns = [Column(config, self._target) for _ in range(config.columns)]
-        for c, column in enumerate(columns):
-            m.submodules[f"column{c}"] = column
-            m.d.comb += column.index.eq(Const(c, range(config.columns)))
+        columns = [self._column(m, c) for c in range(config.columns)]
         self._chain(m, columns)
         self._delay_residual(m, columns)
         self._align_outputs(m, columns)
         return m
 
-    def _chain(self, m: Module, columns: list[Column]) -> None:
+    def _column(self, m: Module, index: int) -> wiring.PureInterface | Column:
+        """Ports of a column, an instance of `column_module` if there is one."""
+        column: wiring.PureInterface | Column
+        if self._column_module is None:
+            m.submodules[f"column{index}"] = column = Column(self._config, self._target)
+        else:
+            signature = column_signature(self._config)
+            column = signature.create(path=(f"column{index}",))
+            ports = {
+                f"{'o' if member.flow is Out else 'i'}_{name}": getattr(column, name)
+                for name, member in signature.members.items()
+            }
+            # No register of a column has a reset.
+            m.submodules[f"column{index}"] = Instance(
+                self._column_module, i_clk=ClockSignal(), i_rst=Const(0), **ports
+            )
+        m.d.comb += column.index.eq(Const(index, range(self._config.columns)))
+        return column
+
+    def _chain(self, m: Module, columns: list) -> None:
         config = self._config
         control = decode_step(m, self.step)
         # The last word of a group may be presented `PARAMETER_LEAD` cycles before the swap and the
@@ -138,7 +168,7 @@ class Array(wiring.Component):
                 m.d.comb += column.picks[j].eq(word[c])
             link = column.chain_out
 
-    def _delay_residual(self, m: Module, columns: list[Column]) -> None:
+    def _delay_residual(self, m: Module, columns: list) -> None:
         """Delay the residual until column 0 wants it, and one cycle more a column."""
         cycles = residual_cycle(self._config)
         m.submodules.residual_delay = line = DelayLine(8 * self._config.columns, cycles)
@@ -147,7 +177,7 @@ class Array(wiring.Component):
             byte = line.delayed.word_select(c, 8)
             m.d.comb += column.residual.eq(delayed(m, byte, c, f"residual{c}")[-1])
 
-    def _align_outputs(self, m: Module, columns: list[Column]) -> None:
+    def _align_outputs(self, m: Module, columns: list) -> None:
         valid = self.step.mac & self.step.last
         for i in range(self.latency):
             stage = Signal(name=f"output_valid_{i + 1}")

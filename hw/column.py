@@ -75,20 +75,20 @@ def decode_step(m: Module, step: data.View) -> data.View:
 def chain_layout(config: CoreConfig) -> data.StructLayout:
     """What every column needs alike, handed from column to column, one register each.
 
-    `extra_picks` are the words of a step that have no slice of their own to travel on.
+    With 4-bit slices, `extra_picks` are the words of a step that have no slice to travel on.
     """
     lanes = data.ArrayLayout(unsigned(8), config.lanes)
-    columns = data.ArrayLayout(unsigned(8), config.columns)
-    return data.StructLayout(
-        {
-            "control": column_control_layout(),
-            "operands": data.ArrayLayout(lanes, config.slices),
-            "extra_picks": data.ArrayLayout(columns, STEP_SLOTS - config.slices),
-            "weight_read": weight_read_layout(),
-            "parameter_read": parameter_read_layout(),
-            "load": load_write_layout(config),
-        }
-    )
+    members = {
+        "control": column_control_layout(),
+        "operands": data.ArrayLayout(lanes, config.slices),
+        "weight_read": weight_read_layout(),
+        "parameter_read": parameter_read_layout(),
+        "load": load_write_layout(config),
+    }
+    if config.slices < STEP_SLOTS:
+        columns = data.ArrayLayout(unsigned(8), config.columns)
+        members["extra_picks"] = data.ArrayLayout(columns, STEP_SLOTS - config.slices)
+    return data.StructLayout(members)
 
 
 SWAP_CYCLE = 1 + dot_product.LATENCY + 1
@@ -103,6 +103,20 @@ def residual_cycle(config: CoreConfig) -> int:
 def column_latency(config: CoreConfig) -> int:
     """Cycles from a step that ends an output to the output."""
     return residual_cycle(config) + residual.LATENCY
+
+
+def column_signature(config: CoreConfig) -> wiring.Signature:
+    """Ports of a `Column`."""
+    return wiring.Signature(
+        {
+            "chain_in": In(chain_layout(config)),
+            "chain_out": Out(chain_layout(config)),
+            "picks": In(data.ArrayLayout(unsigned(8), STEP_SLOTS)),
+            "residual": In(8),
+            "index": In(range(config.columns)),
+            "output": Out(8),
+        }
+    )
 
 
 class Column(wiring.Component):
@@ -131,16 +145,7 @@ class Column(wiring.Component):
     def __init__(self, config: CoreConfig, target: str = "generic") -> None:
         self._config = config
         self._target = check_target(target)
-        super().__init__(
-            {
-                "chain_in": In(chain_layout(config)),
-                "chain_out": Out(chain_layout(config)),
-                "picks": In(data.ArrayLayout(unsigned(8), STEP_SLOTS)),
-                "residual": In(8),
-                "index": In(range(config.columns)),
-                "output": Out(8),
-            }
-        )
+        super().__init__(column_signature(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

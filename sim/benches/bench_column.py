@@ -76,7 +76,7 @@ class ColumnAgent:
                 self._chain,
                 control=self._control(inputs["step"]),
                 operands=self._held["operands"],
-                extra_picks=extra,
+                **({"extra_picks": extra} if self._session.config.slices < 4 else {}),
                 weight_read=inputs["weight_read"],
                 parameter_read=self._parameter_reads.popleft(),
                 load=inputs["load"],
