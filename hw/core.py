@@ -8,7 +8,13 @@ from amaranth.lib import wiring
 
 from .activation_ram import ActivationRam
 from .array import Array
-from .axi import axi_lite_signature, axi_read_signature, axi_write_signature, connect_flat, flat_ports
+from .axi import (
+    axi_lite_signature,
+    axi_read_signature,
+    axi_write_signature,
+    connect_flat,
+    flat_ports,
+)
 from .collector import Collector
 from .compute import ComputeUnit
 from .config import CoreConfig
@@ -37,11 +43,16 @@ class Core(wiring.Component):
     -------
     m_axi_* : AXI4 master to external memory, `config.data_bits` wide
     s_axil_* : AXI4-Lite slave of the register map
+
+    `column_module` is `Array`'s.
     """
 
-    def __init__(self, config: CoreConfig, target: str = "generic") -> None:
+    def __init__(
+        self, config: CoreConfig, target: str = "generic", column_module: str | None = None
+    ) -> None:
         self._config = config
         self._target = target
+        self._column_module = column_module
         super().__init__(
             {
                 **flat_ports("m_axi", axi_write_signature(config.data_bits)),
@@ -60,7 +71,7 @@ class Core(wiring.Component):
         counters = Counters(config)
         m.submodules.registers, m.submodules.counters = registers, counters
 
-        array = Array(config, self._target)
+        array = Array(config, self._target, self._column_module)
         dispatch = Dispatch(config)
         compute = ComputeUnit(config, array.PARAMETER_LEAD)
         operands = OperandFetch(config, array.WEIGHT_LEAD)

@@ -9,6 +9,7 @@ from typing import Any
 from amaranth.back import verilog
 from amaranth.hdl import Shape
 
+from .array import column_verilog
 from .axi import BUS_ADDRESS_BITS
 from .config import CoreConfig
 from .core import Core
@@ -18,6 +19,9 @@ from .registers import REGISTERS
 
 TOP = "bitloop_core"
 """Module name of the core."""
+
+COLUMN = "bitloop_column"
+"""Module name of a column: one text for all of them."""
 
 
 def emit(config: CoreConfig, target: str = "generic") -> str:
@@ -29,10 +33,9 @@ def emit(config: CoreConfig, target: str = "generic") -> str:
         f"// Bitloop core, config {config.name}, fingerprint {config.fingerprint}, "
         f"target {target}\n// SPDX-License-Identifier: Apache-2.0\n"
     )
-    text = verilog.convert(
-        Core(config, target), name=TOP, emit_src=False, strip_internal_attrs=True
-    )
-    return header + text
+    core = Core(config, target, column_module=COLUMN)
+    text = verilog.convert(core, name=TOP, emit_src=False, strip_internal_attrs=True)
+    return header + text + column_verilog(config, target, COLUMN)
 
 
 def describe(config: CoreConfig, target: str = "generic") -> dict[str, Any]:
