@@ -53,7 +53,7 @@ def lower(graph: Graph, config: CoreConfig) -> Network:
 
 def _fusions(graph: Graph) -> dict[str, Node]:
     """By addition, the node whose second stage it becomes: one that makes an operand nobody else
-    reads. Of two such operands the later one, so that execution order changes least."""
+    reads. Of two such operands the one with more taps, whose steps hide the second stage."""
     uses: dict[str, int] = {name: 1 for name in graph.outputs}
     for node in graph.nodes:
         for name in node.inputs:
@@ -69,8 +69,15 @@ def _fusions(graph: Graph) -> dict[str, Node]:
             if uses[name] == 1 and name in producers and not isinstance(producers[name][1], Add)
         ]
         if hosts:
-            fused[node.name] = max(hosts, key=lambda host: host[0])[1]
+            fused[node.name] = max(hosts, key=lambda host: (_taps(host[1]), host[0]))[1]
     return fused
+
+
+def _taps(node: Node) -> int:
+    """Values that make one output."""
+    if isinstance(node, Conv):
+        return prod(node.weights.shape[1:])
+    return prod(node.kernel) if isinstance(node, AvgPool | MaxPool) else 1
 
 
 def _residual(node: Add, output: str) -> Residual:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from bitloop.hw.config import CoreConfig
 
 from ..errors import CompileError
+from .blocks import buffered_blocks
 from .fold import folds
 from .layer import Kind, Layer, Network
 from .layout import Layout, folded_layouts, layouts
@@ -116,9 +117,9 @@ def _buffered(
     rows = network.tensors[first.target].shape[0]
     extent = first.dilation[0] * (first.kernel[0] - 1) + 1
     held = 0
-    for count in range(2, rows + 1):
+    for count in range(buffered_blocks(rows, extent, first.stride[0]), rows + 1):
         before, held = held, (-(-rows // count) - 1) * first.stride[0] + extent
-        if large and held < 2 * extent:
+        if large and held < 2 * extent and before:
             return
         if held != before and 2 * held < chosen[name].height:
             yield {**chosen, name: replace(fast[name], buffer_rows=held)}

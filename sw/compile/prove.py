@@ -7,34 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import Mode, complement_weight
 
 from ..errors import CompileError
 from .layer import Kind, Layer
 
-_MODES = {8: Mode.DENSE8, 4: Mode.DENSE4, 2: Mode.DENSE2}
 ACCUMULATOR_LIMIT = 1 << 31
 CODES = np.arange(-128, 128, dtype=np.int64)
 """All weight codes, in the order of the tables by code."""
 
 
-def excess(layer: Layer) -> NDArray[np.int64]:
-    """Per output channel, what the core's accumulator holds beyond the true sum of products."""
-    return _per_channel(layer, _complements(layer))
-
-
 def bound(layer: Layer) -> NDArray[np.int64]:
-    """Per output channel, the largest value the core's accumulator can reach.
+    """Per output channel, the largest magnitude any partial sum of the accumulator can reach.
 
-    A weight's contribution is a * digits + (255 - a) * top, both factors unsigned, so it is never
-    negative, every partial sum is at most the sum, and its maximum is at a = 0 or a = 255:
-    255 * max(w, complement / 255).
+    Activations are 0..255, so sums lie between 255 times the negative weights' sum and 255 times
+    the positive weights', in whatever order the steps come.
     """
-    return _per_channel(layer, np.maximum(255 * CODES, _complements(layer)))
+    positive = _per_channel(layer, np.maximum(CODES, 0))
+    negative = _per_channel(layer, np.maximum(-CODES, 0))
+    return 255 * np.maximum(positive, negative)
 
 
 def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
-    """Per output channel, the C the core needs: the contract's, less M times the excess.
+    """Per output channel, the constant C.
 
     Raises `CompileError` naming layer and channel where an accumulator may reach 2^31 or C does
     not fit m + 32 bits.
@@ -48,7 +42,7 @@ def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
             "channels or use narrower weights"
         )
     requant = layer.requant
-    result = requant.constant - requant.multiplier * excess(layer)
+    result = requant.constant
     limit = 1 << (config.constant_bits - 1)
     wrong = (result < -limit) | (result >= limit)
     if wrong.any():
@@ -65,11 +59,6 @@ def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
             f"at most {config.max_shift} on core {config.name}"
         )
     return result
-
-
-def _complements(layer: Layer) -> NDArray[np.int64]:
-    mode = _MODES[layer.bits]
-    return np.array([complement_weight(int(code), mode) for code in CODES], np.int64)
 
 
 def _per_channel(layer: Layer, table: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -78,10 +78,11 @@ def _resident(demands: Sequence[Demand], counts: Sequence[int], ring: int) -> Re
 
 
 def _fill(demands: Sequence[Demand], space: int) -> list[int]:
-    """Resident units of each demand, those with the least use for their loading first."""
+    """Resident units of each demand, those whose use hides the least of their loading first, to
+    a quarter; of those alike the smallest, since small pieces load least efficiently."""
 
-    def hidden(index: int) -> float:
-        return demands[index].use_cycles / max(1, demands[index].load_cycles)
+    def hidden(index: int) -> int:
+        return min(4, 4 * demands[index].use_cycles // max(1, demands[index].load_cycles))
 
     counts = [0] * len(demands)
     for index in sorted(range(len(demands)), key=lambda i: (hidden(i), demands[i].words)):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, isqrt, prod
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import STEP_BITS, Opcode, Window
 
+from .blocks import block_count, load_cycles
 from .instruct import (
     Block,
     Compiled,
@@ -33,9 +34,6 @@ from .sections import Sections
 LOADS_AHEAD = 2
 """Loads put before a computation that does not need them: one that runs beside it, one in the
 LOAD queue's slot. More would keep the computation itself from being dispatched."""
-BLOCK_OVERHEAD = 32
-"""Cycles a further COMPUTE costs, about; sets how finely the first layer's rows are split."""
-MAX_ROW_BLOCKS = 16
 
 _OPCODES = {
     "weights": Opcode.LOAD_WEIGHTS,
@@ -115,12 +113,17 @@ class _Scheduler:
     def _cycles(self, byte_count: int) -> int:
         return ceil(byte_count / (self.config.data_bits // 8))
 
+    def _use_cycles(self, item: Compiled) -> int:
+        """Cycles a group's weights are used for; of the first layer 0, since nothing before it
+        hides its loads."""
+        return 0 if item is self.items[0] else item.plan.cycles(*item.shape[:2])
+
     def _weight_demands(self) -> list[Demand]:
         demands = []
         for item in self.items:
             units, rows, size = item.weights.shape
             granule = self.config.groups_per_word if units > 1 else 1
-            use = item.plan.cycles(*item.shape[:2])
+            use = self._use_cycles(item)
             demands.append(
                 Demand(item.layer.name, units, rows, granule, self._cycles(rows * size), use)
             )
@@ -130,7 +133,7 @@ class _Scheduler:
         config, demands = self.config, []
         for item in self.items:
             units, size = item.parameters.shape
-            use = item.plan.cycles(*item.shape[:2])
+            use = self._use_cycles(item)
             words = config.parameter_words_per_group
             demands.append(
                 Demand(
@@ -290,10 +293,10 @@ class _Scheduler:
         """Output rows of each COMPUTE of the first layer, so that it starts on the first rows of
         the input while the rest is loading."""
         height, width, _ = item.shape
-        load = self._cycles(prod(self.network.tensors[item.layer.source].shape))
         compute = item.groups * item.plan.cycles(height, width)
-        # With n blocks about min(load, compute) / n is not overlapped, and each costs overhead.
-        count = max(1, min(isqrt(min(load, compute) // BLOCK_OVERHEAD), height, MAX_ROW_BLOCKS))
+        shape = self.network.tensors[item.layer.source].shape
+        load = load_cycles(shape, item.source.layout, self.config)
+        count = block_count(height, min(load, compute))
         bounds = [height * i // count for i in range(count + 1)]
         return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
 

@@ -63,10 +63,10 @@ class Step:
 def group_words(words: Sequence[Word], size: int) -> list[list[Word]]:
     """Words in groups of at most `size` whose banks differ, in as few groups as possible.
 
-    The fewest is max(ceil(words / size), words in the fullest bank). Runs of four consecutive
-    words use every bank once, so cutting them off first does not change that, and leaves steps
-    that repeat with a constant increment; taking always from the fullest banks reaches it for the
-    rest (McNaughton's wrap-around argument).
+    The fewest is max(ceil(words / size), words in the fullest bank); taking always from the fullest
+    banks reaches it (McNaughton's wrap-around argument). Cutting off runs of four consecutive words
+    first, which use every bank once, leaves steps that repeat with a constant increment; it costs
+    groups only where pairs are formed and one bank dominates.
     """
     if size == 1:
         return [[word] for word in words]
@@ -84,12 +84,20 @@ def group_words(words: Sequence[Word], size: int) -> list[list[Word]]:
         else:
             rest.append(words[start])
             start += 1
+    groups += _from_fullest(rest, size)
+    plain = _from_fullest(words, size) if size < ACTIVATION_BANKS else groups
+    return plain if len(plain) < len(groups) else groups
+
+
+def _from_fullest(words: Sequence[Word], size: int) -> list[list[Word]]:
+    """Each group takes a word from each of the `size` banks that have most left."""
     banks: list[list[Word]] = [[] for _ in range(ACTIVATION_BANKS)]
-    for word in rest:
+    for word in reversed(words):
         banks[word.bank].append(word)
+    groups = []
     while any(banks):
         fullest = sorted(range(ACTIVATION_BANKS), key=lambda b: -len(banks[b]))[:size]
-        groups.append([banks[b].pop(0) for b in sorted(fullest) if banks[b]])
+        groups.append([banks[b].pop() for b in sorted(fullest) if banks[b]])
     return groups
 
 

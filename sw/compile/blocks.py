@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks: how finely the first layer is cut into rows, to start while its input is loading."""
+
+from __future__ import annotations
+
+from math import ceil, isqrt, prod
+
+from bitloop.hw.config import CoreConfig
+
+from .layout import Layout
+
+BLOCK_OVERHEAD = 16
+"""Cycles that a further block costs, about: its own LOAD and COMPUTE."""
+MAX_BLOCKS = 24
+
+
+def load_cycles(shape: tuple[int, int, int], layout: Layout, config: CoreConfig) -> int:
+    """Cycles to load an input: those of the bus, or a word a cycle into the RAM."""
+    words = layout.height * layout.width * layout.pixel_words
+    return max(ceil(prod(shape) / (config.data_bits // 8)), words)
+
+
+def block_count(rows: int, overlap: int) -> int:
+    """Blocks of `rows` output rows where loading and computing could overlap for `overlap` cycles:
+    of these, one block's share is lost at the start, and each block costs its overhead."""
+    return max(1, min(isqrt(overlap // BLOCK_OVERHEAD), rows, MAX_BLOCKS))
+
+
+def buffered_blocks(rows: int, extent: int, stride: int) -> int:
+    """Blocks of `rows` output rows whose input rows pass through buffers. The `extent` - `stride`
+    rows that blocks share are loaded for both, and the first block's share is lost at the start:
+    the sum is least where a block moves on by the square root of their product with all rows."""
+    step = isqrt(max(1, extent - stride) * rows * stride)
+    return max(2, ceil(rows * stride / max(step, stride)))
