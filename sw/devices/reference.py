@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from bitloop.hw.config import PARAMETER_WORD_BITS, CoreConfig
 from bitloop.hw.isa import (
     STEP,
-    STEP_SLOTS,
     EncodingError,
     Mode,
     Opcode,
     Window,
-    complement_weight,
 )
 
 from ..binary import Binary
@@ -155,8 +153,9 @@ class Core(Memories):
                     accumulator[walk.pixels] = self._accumulate_dense(f, walk, mode)
                 else:
                     accumulator[walk.pixels] = self._accumulate_depthwise(f, walk, mode)
-        if accumulator.max() >= ACCUMULATOR_LIMIT or accumulator.min() < 0:
-            raise DeviceError(f"an accumulator reaches {accumulator.max()}, it holds 31 bits")
+        largest = int(np.abs(accumulator).max())
+        if largest >= ACCUMULATOR_LIMIT:
+            raise DeviceError(f"an accumulator reaches {largest}, it holds 32 bits signed")
         result = requantize(accumulator, self._requantization(f), f["output_parity"])
         shape = (pixels, groups, config.columns)
         if f["residual"]:
@@ -218,12 +217,12 @@ class Core(Memories):
             data = self.fetch(words[:, :, :digits])
         raw = self._weight_rows(f, steps.rows)
         weights = _digits(raw, digits)  # (groups, steps, columns, digits, lanes)
-        excess = _complement(weights, mode).sum((1, 3, 4)).reshape(-1)
-        matrix = weights.transpose(1, 3, 4, 0, 2).reshape(-1, excess.size)
+        channels = f["groups"] * self.config.columns
+        matrix = weights.transpose(1, 3, 4, 0, 2).reshape(-1, channels)
         operands = data.reshape(data.shape[0], -1)
         assert operands.shape[1] == mac.sum() * digits * lanes
         # Sums stay below 2^31, so float64 is exact and uses the BLAS.
-        return (operands.astype(np.float64) @ matrix.astype(np.float64)).astype(np.int64) + excess
+        return (operands.astype(np.float64) @ matrix.astype(np.float64)).astype(np.int64)
 
     def _byte_columns(self, f: dict[str, int], words: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Bytes that the columns of all groups take of words given for group 0: (..., channels)."""
@@ -245,8 +244,6 @@ class Core(Memories):
                     np.maximum(total, data, out=total)
                 else:
                     total += data.astype(np.int64) * weights[step, slot]
-        if weights is not None:
-            total += _complement(weights[:, :STEP_SLOTS], mode).sum((0, 1))
         return total
 
     def _lane_weights(self, f: dict[str, int], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -291,8 +288,6 @@ class Core(Memories):
                     row, column = divmod(8 if phase else lane, WINDOW_COLUMNS)
                     data = history[start + count + column, row]
                     total[walk.pixels] += data * weights[step, lane]
-                used = weights[step, : 1 if phase else taps]
-                total[walk.pixels] += _complement(used, Mode.WINDOW).sum(0)
 
     def _requantization(self, f: dict[str, int]) -> Requantization:
         config = self.config
@@ -389,10 +384,6 @@ def _digits(raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
     parts = [(raw >> np.uint8(bits * k)) & np.uint8((1 << bits) - 1) for k in range(count)]
     digits = np.stack(parts, axis=3).astype(np.int64)
     return digits - ((digits >> (bits - 1)) << bits)
-
-
-def _complement(weights: NDArray[np.int64], mode: Mode) -> NDArray[np.int64]:
-    return (weights < 0) * np.int64(complement_weight(-1, mode))
 
 
 def _merge(data: NDArray[np.uint8], merge: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
