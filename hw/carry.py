@@ -33,7 +33,8 @@ def _init(function: Callable[[int, int, int, int], int]) -> Const:
 
 
 SUM_OF_ANDS = _init(lambda a, b, c, d: (a & b) ^ (c & d))
-SUM_OF_AND_AND_INVERTED = _init(lambda a, b, c, d: (a & b) ^ ((1 - c) & d))
+SUM_OF_A_AND_INVERTED_C = _init(lambda a, b, c, d: a ^ c ^ d)
+CARRY_OF_A = _init(lambda a, b, c, d: a & (1 - c))
 SUM_OF_A_AND_C = _init(lambda a, b, c, d: a ^ c)
 SUM_OF_A_AND_SELECTED = _init(lambda a, b, c, d: a ^ (c if b else d))
 SUM_OF_OR_AND_AND = _init(lambda a, b, c, d: (a | b) ^ (c & d))
@@ -102,36 +103,48 @@ def add_gated(
     return carry_chain(m, [(SUM_OF_OR_AND_AND, row) for row in rows], name)
 
 
-def slice_product(
-    m: Module,
-    target: str,
-    activation: Value,
-    top_activation: Value,
-    invert_top: bool,
-    digit: Value,
-    name: str,
+def masked_sum(
+    m: Module, target: str, a: Value, keep_a: Value, b: Value, keep_b: Value, name: str
 ) -> Value:
-    """Product of an activation byte and a weight slice of 2 or 4 bits; see `product.Product`.
+    """(a if keep_a else 0) + (b if keep_b else 0), bytes; nine bits."""
+    if target == "generic":
+        total = Signal(9, name=name)
+        m.d.comb += total.eq(Mux(keep_a, a, 0) + Mux(keep_b, b, 0))
+        return total
+    rows = [(_bit(a, i), keep_a, _bit(b, i), keep_b) for i in range(9)]
+    return carry_chain(m, [(SUM_OF_ANDS, row) for row in rows], name)
 
-    `top_activation` is what the top bit multiplies; with `invert_top` its complement, at no cost.
-    """
+
+def add_or_subtract(
+    m: Module, target: str, a: Value, b: Value, subtract: Value, width: int, name: str
+) -> Value:
+    """a - b if `subtract`, else a + b; a and b unsigned, the result two's complement modulo
+    2^width."""
+    if target == "generic":
+        total = Signal(width, name=name)
+        m.d.comb += total.eq(Mux(subtract, a - b, a + b))
+        return total
+    zero, one = Const(0, 1), Const(1, 1)
+    # A bit below the others makes the carry that completes the complement.
+    rows = [(CARRY_OF_A, (subtract, zero, one, zero))]
+    for i in range(width):
+        rows.append((SUM_OF_A_AND_INVERTED_C, (_bit(a, i), zero, _bit(b, i), subtract)))
+    return carry_chain(m, rows, name)[1:]
+
+
+def slice_product(m: Module, target: str, activation: Value, digit: Value, name: str) -> Value:
+    """Product of a byte and a digit of 2 or 4 bits, both unsigned."""
     if len(digit) == 4:
-        low = slice_product(m, target, activation, activation, False, digit[:2], f"{name}_low")
-        high = slice_product(
-            m, target, activation, top_activation, invert_top, digit[2:], f"{name}_high"
-        )
+        low = slice_product(m, target, activation, digit[:2], f"{name}_low")
+        high = slice_product(m, target, activation, digit[2:], f"{name}_high")
         return Cat(low[:2], add(m, target, low[2:], high, 10, f"{name}_upper"))
     if target == "generic":
-        top = ~top_activation if invert_top else top_activation
         total = Signal(10, name=name)
-        m.d.comb += total.eq(Mux(digit[0], activation, 0) + (Mux(digit[1], top, 0) << 1))
+        m.d.comb += total.eq(Mux(digit[0], activation, 0) + (Mux(digit[1], activation, 0) << 1))
         return total
     zero = Const(0, 1)
     rows: list[tuple[Const, Bit]] = []
     for i in range(10):
-        has_top = 1 <= i <= 8
-        function = SUM_OF_AND_AND_INVERTED if invert_top and has_top else SUM_OF_ANDS
-        low_bit = activation[i] if i < 8 else zero
-        high_bit = top_activation[i - 1] if has_top else zero
-        rows.append((function, (low_bit, digit[0], high_bit, digit[1] if has_top else zero)))
+        high_bit = activation[i - 1] if 1 <= i <= 8 else zero
+        rows.append((SUM_OF_ANDS, (_bit(activation, i), digit[0], high_bit, digit[1])))
     return carry_chain(m, rows, name)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, unsigned
+from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -280,7 +280,7 @@ class Column(wiring.Component):
         total = add_gated(
             m,
             self._target,
-            dot.total,
+            Cat(dot.total, dot.total[-1].replicate(ACCUMULATOR_BITS - len(dot.total))),
             maximum.maximum,
             accumulator,
             keep,

@@ -39,7 +39,7 @@ All activation addresses are in words, modulo 2^14. The bank of a word is its ad
 two words of one step must lie in different banks (the hardware reads one of two that collide).
 The last body entry must have `mac` set. Column c of group g computes channel g * M + c.
 
-*Modes.* With d = the digit (slice) products of section 3 of the design:
+*Modes.*
 
 * DENSE8: one word; lane i multiplies word[0][i] by the signed byte i of the weight row.
 * DENSE4: two words; the low nibble of byte i is word[0][i]'s weight, the high nibble word[1][i]'s.
@@ -57,9 +57,7 @@ merge1 come from slot 0, from merge1 up to merge2 from slot 1, from merge2 up to
 the rest from slot 3. In DENSE4 word[0] takes lanes below merge1 from slot 0 and the rest from
 slot 1; word[1] takes lanes below merge3 from slot 2 and the rest from slot 3.
 
-*Accumulation* holds unsigned slice sums: the top bit of a signed digit multiplies the complemented
-activation 255 - a, so the hardware's accumulator exceeds the true dot product by the data-free term
-`complement_term` below, which the compiler folds into C.
+*Accumulation* is exact in a signed 32-bit accumulator; the compiler proves that it cannot overflow.
 
 *Requantize* (per channel M, C, S from parameter RAM word parameter_base + g * words per group):
 t = acc * M + C; y = t >> S, minus 1 if half_even and the low S bits of t are zero and
@@ -397,17 +395,6 @@ def encode_parameters(multiplier: int, constant: int, shift: int, multiplier_bit
     parts = [(value >> (36 * i)) & ((1 << 36) - 1) for i in range(words)]
     nibbles = sum((part >> 32) << (4 * i) for i, part in enumerate(parts))
     return b"".join(v.to_bytes(4, "little") for v in (nibbles, *(p & 0xFFFFFFFF for p in parts)))
-
-
-def complement_weight(weight: int, mode: Mode) -> int:
-    """What a weight code contributes to the accumulator's data-free excess: the accumulator holds
-    sum(a * w) + sum(complement_weight(w)) over every lane and step, padded taps included.
-
-    The top bit of a b-bit weight code has value -2^(b-1) and multiplies 255 - a instead of -a,
-    hence 255 * 2^(b-1) for every negative code, whatever the slice width.
-    """
-    bits = {Mode.DENSE4: 4, Mode.DENSE2: 2}.get(mode, 8)
-    return (255 << (bits - 1)) if weight < 0 and mode is not Mode.MAXIMUM else 0
 
 
 def reference_table() -> str:

@@ -11,31 +11,25 @@ from .carry import check_target, slice_product
 
 
 class Product(wiring.Component):
-    """Unsigned product of a byte and a 2- or 4-bit slice whose top bit has its own activation.
-
-    product = sum over i < top of 2^i * digit[i] * activation + 2^top * digit[top] * a', where a' is
-    `top_activation`, or 255 - top_activation with `invert_top`. With a' = 255 - activation the
-    product is that of a signed digit plus the data-free term 255 * 2^top * digit[top].
+    """Unsigned product of a byte and a 2- or 4-bit slice.
 
     The ECP5 body of a 2-bit product is five CCU2C cells; a 4-bit product is two of them and an
     addition. Combinational.
 
     Members
     -------
-    activation, top_activation : bytes, 0 to 255
+    activation : a byte, 0 to 255
     digit : the slice, `slice_bits` bits
     product : 0 to 255 * (2^slice_bits - 1), `slice_bits` + 8 bits
     """
 
-    def __init__(self, slice_bits: int, target: str = "generic", invert_top: bool = False) -> None:
+    def __init__(self, slice_bits: int, target: str = "generic") -> None:
         if slice_bits not in (2, 4):
             raise ValueError(f"slice_bits must be 2 or 4, not {slice_bits!r}")
         self._target = check_target(target)
-        self._invert_top = invert_top
         super().__init__(
             {
                 "activation": In(8),
-                "top_activation": In(8),
                 "digit": In(slice_bits),
                 "product": Out(slice_bits + 8),
             }
@@ -43,14 +37,6 @@ class Product(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        product = slice_product(
-            m,
-            self._target,
-            self.activation,
-            self.top_activation,
-            self._invert_top,
-            self.digit,
-            "slice_product",
-        )
+        product = slice_product(m, self._target, self.activation, self.digit, "slice_product")
         m.d.comb += self.product.eq(product)
         return m

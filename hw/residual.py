@@ -101,9 +101,7 @@ class ResidualStage(wiring.Component):
         small_byte = Signal(8, reset_less=True)
         small_factor = Signal(MULTIPLIER_BITS - BLOCK_BITS, reset_less=True)
         m.d.sync += [small_byte.eq(byte), small_factor.eq(factor[BLOCK_BITS:])]
-        small_product = slice_product(
-            m, self._target, small_byte, small_byte, False, small_factor, "small_product"
-        )
+        small_product = slice_product(m, self._target, small_byte, small_factor, "small_product")
         small = Signal(12, reset_less=True)
         m.d.sync += small.eq(small_product)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the array computes, in plain integers.
 
-The model knows nothing of slices, complements in the data path or pipelines: it multiplies signed
-weights, adds `isa.complement_weight`, and applies the number contract.
+The model knows nothing of slices or pipelines: it multiplies signed weights and applies the number
+contract.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import PARAMETER_WORD_BITS, CoreConfig
-from bitloop.hw.isa import Mode, complement_weight
+from bitloop.hw.isa import Mode
 
 BITS = {Mode.DENSE4: 4, Mode.DENSE2: 2}
 """Weight bits by mode where they are not 8."""
@@ -104,8 +104,7 @@ def signed_weights(row: NDArray[np.uint8], bits: int) -> NDArray[np.int64]:
 def dot(row: NDArray[np.uint8], words: NDArray[np.uint8], mode: Mode) -> int:
     """What a step adds to the accumulator of a column: `words` has one row a weight of a byte."""
     weights = signed_weights(row, BITS.get(mode, 8))
-    total = int((weights * words[: len(weights)].astype(np.int64)).sum())
-    return total + sum(complement_weight(int(w), mode) for w in weights.flat)
+    return int((weights * words[: len(weights)].astype(np.int64)).sum())
 
 
 class ArrayModel:

@@ -65,7 +65,7 @@ class DotProductAgent:
     def sample(self) -> None:
         expected = self._expected.popleft()
         if expected is not None:
-            actual = int(self._dut.total.value)
+            actual = self._dut.total.value.to_signed()
             assert actual == expected, f"sum is {actual}, expected {expected}"
 
 
