@@ -28,7 +28,7 @@ class BurstSplitter(wiring.Component):
     Parameters
     ----------
     allowed : windows that requests may name
-    size_bits : bits of a request's `bytes` that may be other than 0
+    size_bits : a request of 2 ** this many bytes is a violation too
 
     Members
     -------
@@ -66,7 +66,7 @@ class BurstSplitter(wiring.Component):
         request = self.request.payload
         window = request.window
         base = choose(window, {w: self.windows[w].base for w in self.allowed})
-        size = choose(window, {w: self.windows[w].size for w in self.allowed})
+        limit_in = choose(window, {w: self.windows[w].size for w in self.allowed})
         allowed = Cat(window == w for w in self.allowed).any()
         checked_valid = Signal()
         bad = Signal(reset_less=True)
@@ -74,28 +74,31 @@ class BurstSplitter(wiring.Component):
         limit = Signal(32, reset_less=True)
         address = Signal(32, reset_less=True)
         size_in = request.bytes[: self.size_bits]
-        span_bits = max(self.size_bits, block_log2) + 1
-        span = Signal(span_bits, reset_less=True)  # last byte, counted from the start of its block
+        size = Signal.like(size_in, reset_less=True)
         final = Signal(reset_less=True)
         leave = Signal()
         m.d.comb += self.request.ready.eq(~checked_valid | leave)
         with m.If(self.request.ready):
             m.d.sync += [
                 checked_valid.eq(self.request.valid),
-                bad.eq(~allowed | (size_in == 0)),
+                bad.eq(~allowed | (size_in == 0) | request.bytes[self.size_bits :].any()),
                 end.eq(request.offset + size_in),
-                limit.eq(size),
+                limit.eq(limit_in),
                 address.eq(Cat(request.offset[:4], base[4:] + request.offset[4:])),
-                span.eq(size_in + (request.offset[:block_log2].as_unsigned() - 1)),
+                size.eq(size_in),
                 final.eq(request.final),
             ]
         m.d.comb += self.violation.eq(checked_valid & (bad | (end > limit)))
+
+        # Last byte, counted from the start of the first block on the bus.
+        span = Signal(max(self.size_bits, block_log2) + 1)
+        m.d.comb += span.eq(size + (address[:block_log2] - 1))
 
         # The request being issued, in blocks of BURST_BEATS beats.
         valid = Signal()
         block = Signal(32 - block_log2, reset_less=True)
         first_beat = Signal(index_bits, reset_less=True)
-        blocks_left = Signal(span_bits - block_log2, reset_less=True)
+        blocks_left = Signal(len(span) - block_log2, reset_less=True)
         last_beat = Signal(index_bits, reset_less=True)
         marked = Signal(reset_less=True)
         last = Signal()

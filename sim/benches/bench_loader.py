@@ -36,7 +36,8 @@ from .harness import AxiMemory, Bench, StreamSink, StreamSource, pack, unpack
 
 LOAD_LATENCY = 3
 MEMORY_BYTES = 1 << 17
-WINDOWS = {window: (0x8000 * window, 0x8000) for window in Window}
+# Bases are aligned to 16 bytes, not to bursts.
+WINDOWS = {window: (0x8000 * window + 16 * (5 * window + 3), 0x7000) for window in Window}
 
 
 def bus_bits(config: CoreConfig) -> int:
@@ -359,12 +360,13 @@ async def fetches_beside_loads(dut: Any) -> None:
     wanted: list[int] = []
     for _ in range(30):
         size = 32 * rng.randint(1, 8)
-        offset = 32 * rng.randrange((0x8000 - size) // 32)
+        offset = 32 * rng.randrange((WINDOWS[Window.PROGRAM][1] - size) // 32)
         tb.fetch.queue.append(
             pack(REQUEST_LAYOUT, window=Window.PROGRAM, offset=offset, bytes=size)
         )
         step = tb.config.data_bits // 8
-        for at in range(offset, offset + size, step):
+        start = WINDOWS[Window.PROGRAM][0] + offset
+        for at in range(start, start + size, step):
             wanted.append(int.from_bytes(tb.memory.contents[at : at + step], "little"))
     await tb.execute([random_load(tb.config, rng) for _ in range(40)])
     await tb.bench.run(lambda: len(tb.fetched.received) == len(wanted))

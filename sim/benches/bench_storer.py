@@ -33,7 +33,8 @@ from bitloop.sim.regression import bench_config, bench_seed
 from .harness import AxiMemory, Bench, StreamSource, pack, unpack
 
 MEMORY_BYTES = 1 << 16
-WINDOWS = {window: (0x4000 * window, 0x4000) for window in Window}
+# Bases are aligned to 16 bytes, not to bursts.
+WINDOWS = {window: (0x4000 * window + 16 * (5 * window + 3), 0x3000) for window in Window}
 
 
 def bus_bits(config: CoreConfig) -> int:
