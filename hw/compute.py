@@ -257,6 +257,10 @@ class ComputeUnit(wiring.Component):
                         self.load.valid.eq(1),
                         self.load.target.eq(LoadTarget.CONSTANTS),
                         self.load.address.eq(word),
+                        # Not looked at for constants; driven, so that no Verilog simulator holds
+                        # them unknown.
+                        self.load.column.eq(word),
+                        self.load.chunk.eq(word),
                     ]
                     with m.Switch(word):
                         for i, value in enumerate(wanted):
