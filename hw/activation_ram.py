@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import ACTIVATION_BANKS, CoreConfig
 from .isa import ADDRESS_BITS
+from .ram import RAM_ATTRIBUTES
 from .streams import activation_write_layout
 
 READ_LATENCY = 2
@@ -76,7 +77,7 @@ class ActivationRam(wiring.Component):
                 shape=unsigned(8 * config.lanes),
                 depth=config.bank_words,
                 init=[],
-                attrs={"no_rw_check": 1},
+                attrs=RAM_ATTRIBUTES,
             )
             m.submodules[f"bank{bank}"] = ram
             compute = self.compute[bank]

@@ -13,6 +13,7 @@ from .config import PARAMETER_WORD_BITS, CoreConfig
 from .delay import delayed
 from .dot_product import DotProduct
 from .isa import STEP_SLOTS, Mode
+from .ram import RAM_ATTRIBUTES
 from .requantizer import ACCUMULATOR_BITS, Requantizer, parameters_layout, requantizer_latency
 from .residual import ResidualStage
 from .streams import (
@@ -26,9 +27,6 @@ from .taps import Maximum, Taps, tap_lanes
 
 WRITE_BITS = 32
 """Bits of a weight row that one load write fills."""
-
-RAM_ATTRIBUTES = {"no_rw_check": 1}
-"""A row is not read in the cycle it is written, so synthesis need not define what that reads."""
 
 
 def column_control_layout() -> data.StructLayout:

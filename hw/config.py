@@ -141,7 +141,8 @@ class CoreConfig:
     def block_rams(self) -> dict[str, int]:
         """ECP5 block RAMs (18 kbit) by memory, at the best aspect ratio for the depth."""
         return {
-            "weights": self.columns * _block_rams(self.weight_rows, 8 * self.lanes),
+            # Rows are written 32 bits at a time, and a block has one write enable.
+            "weights": self.columns * self.lanes // 4 * _block_rams(self.weight_rows, 32),
             "activations": ACTIVATION_BANKS * _block_rams(self.bank_words, 8 * self.lanes),
             "parameters": self.columns * _block_rams(self.parameter_words, PARAMETER_WORD_BITS),
             "steps": _block_rams(self.step_entries, 160),

@@ -25,7 +25,7 @@ from .loader import Loader
 from .operand_fetch import STAGES, OperandFetch
 from .read_engine import FETCH_CLIENT, LOADER_CLIENT, ReadEngine
 from .register_file import RegisterFile
-from .registers import ErrorCode
+from .registers import Cause, ErrorCode
 from .storer import Storer
 from .write_engine import WriteEngine
 
@@ -178,11 +178,12 @@ class Core(wiring.Component):
             counters.mark.eq(collector.marked),
             counters.trace_index.eq(registers.trace_index),
             registers.cycles.eq(counters.cycles),
-            registers.causes.eq(counters.cause_count),
             registers.trace_count.eq(counters.trace_count),
             registers.trace_data.eq(counters.trace_data),
             registers.error_line.eq(dispatch.dispatched),
         ]
+        for cause in Cause:
+            m.d.comb += registers.causes[cause].eq(counters.cause_count[cause])
         for unit in (reader, writer, loader, storer):
             m.d.comb += unit.stop.eq(stop)
         m.d.comb += progress.eq(

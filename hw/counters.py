@@ -8,7 +8,11 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import CoreConfig
+from .ram import RAM_ATTRIBUTES
 from .registers import Cause
+
+CAUSE_BITS = 40
+"""Bits of the counters by cause: hours of one program, where the cycle counter's 64 never wrap."""
 
 
 class Counters(wiring.Component):
@@ -28,7 +32,7 @@ class Counters(wiring.Component):
 
     Members
     -------
-    cause_count[Cause], cycles : 64-bit counters
+    cycles : 64-bit counter; cause_count[Cause] : `CAUSE_BITS` each
     mark : pulse; writes the cycle counter's low half to the trace. The first COMPUTE step does too.
     trace_index, trace_data : read port, data a cycle later
     """
@@ -50,7 +54,7 @@ class Counters(wiring.Component):
                 "storer_busy": In(1),
                 "mark": In(1),
                 "cycles": Out(64),
-                "cause_count": Out(data.ArrayLayout(unsigned(64), len(Cause))),
+                "cause_count": Out(data.ArrayLayout(unsigned(CAUSE_BITS), len(Cause))),
                 "trace_count": Out(32),
                 "trace_index": In(32),
                 "trace_data": Out(32),
@@ -94,7 +98,9 @@ class Counters(wiring.Component):
                 hit = counting & (counted == each)
                 m.d.sync += self.cause_count[each].eq(self.cause_count[each] + hit)
 
-        m.submodules.trace = trace = memory.Memory(shape=unsigned(32), depth=self._entries, init=[])
+        m.submodules.trace = trace = memory.Memory(
+            shape=unsigned(32), depth=self._entries, init=[], attrs=RAM_ATTRIBUTES
+        )
         write, read = trace.write_port(), trace.read_port(domain="sync")
         seen_step = Signal()
         mark = Signal()

@@ -66,11 +66,12 @@ class PixelWalk(wiring.Component):
         group = Signal(12, reset_less=True)
         last_x = Signal()
         last_y = Signal()
+        # Counts from 1, so that the last one equals the field without a subtraction.
         m.d.comb += [
-            last_x.eq(x == instruction.output_width - 1),
-            last_y.eq(y == instruction.output_height - 1),
-            pixel.group_start.eq((x == 0) & (y == 0)),
-            pixel.group_end.eq(group == instruction.groups - 1),
+            last_x.eq(x == instruction.output_width),
+            last_y.eq(y == instruction.output_height),
+            pixel.group_start.eq((x == 1) & (y == 1)),
+            pixel.group_end.eq(group == instruction.groups),
             pixel.end.eq(last_x & last_y & pixel.group_end),
         ]
 
@@ -85,13 +86,13 @@ class PixelWalk(wiring.Component):
         )
 
         with m.If(self.start):
-            m.d.sync += [x.eq(0), y.eq(0), group.eq(0), part.eq(0)]
+            m.d.sync += [x.eq(1), y.eq(1), group.eq(1), part.eq(0)]
         with m.Elif(self.advance):
             m.d.sync += x.eq(x + 1)
             with m.If(last_x):
-                m.d.sync += [x.eq(0), y.eq(y + 1)]
+                m.d.sync += [x.eq(1), y.eq(y + 1)]
                 with m.If(last_y):
-                    m.d.sync += [y.eq(0), group.eq(group + 1)]
+                    m.d.sync += [y.eq(1), group.eq(group + 1)]
                     m.d.sync += part.eq(part + 1)
                     with m.If(next_word):
                         m.d.sync += part.eq(0)

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import CoreConfig
 from .isa import STEP
+from .ram import RAM_ATTRIBUTES
 
 
 def step_write_layout() -> data.StructLayout:
@@ -50,7 +51,9 @@ class StepFetch(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.ram = ram = memory.Memory(shape=STEP.layout(), depth=self._depth, init=[])
+        m.submodules.ram = ram = memory.Memory(
+            shape=STEP.layout(), depth=self._depth, init=[], attrs=RAM_ATTRIBUTES
+        )
         write = ram.write_port()
         m.d.comb += [
             write.en.eq(self.write.enable),
@@ -73,7 +76,7 @@ class StepFetch(wiring.Component):
         ]
 
         address = Signal(10, reset_less=True)
-        left = Signal(10, reset_less=True)  # entries of the current list after this one
+        left = Signal(10, reset_less=True)  # entries of the current list, this one included
         in_prologue = Signal(reset_less=True)
         column = Signal(12, reset_less=True)
         m.d.comb += read.addr.eq(address)
@@ -85,30 +88,30 @@ class StepFetch(wiring.Component):
             return [
                 address.eq(self.base),
                 in_prologue.eq(has_prologue),
-                column.eq(0),
-                left.eq(Mux(has_prologue, self.prologue_count, self.step_count) - 1),
+                column.eq(1),
+                left.eq(Mux(has_prologue, self.prologue_count, self.step_count)),
             ]
 
         with m.If(read.en):
-            with m.If(left != 0):
+            with m.If(left != 1):
                 m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
             with m.Elif(in_prologue):  # the body follows the prologue in the RAM
                 m.d.sync += [
                     address.eq(address + 1),
                     in_prologue.eq(0),
-                    left.eq(self.step_count - 1),
+                    left.eq(self.step_count),
                 ]
-            with m.Elif(column == self.width - 1):
+            with m.Elif(column == self.width):
                 m.d.sync += begin_row()
             with m.Else():
                 m.d.sync += [
                     address.eq(self.base + self.prologue_count),
                     column.eq(column + 1),
-                    left.eq(self.step_count - 1),
+                    left.eq(self.step_count),
                 ]
 
         with m.If(read_moves):
-            m.d.sync += [read_valid.eq(running), read_last.eq((left == 0) & ~in_prologue)]
+            m.d.sync += [read_valid.eq(running), read_last.eq((left == 1) & ~in_prologue)]
         with m.If(entry_moves):
             m.d.sync += [
                 self.valid.eq(read_valid),
