@@ -4,7 +4,7 @@
 # make bench: the figures of the README's table that take minutes.
 #
 # PYTHON is the interpreter that makes the environment; PIP_ARGS goes to every pip call, e.g.
-#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   make demo PIP_ARGS="--extra-index-url URL"
 
 PYTHON ?= python3
 PIP_ARGS ?=
