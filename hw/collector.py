@@ -50,7 +50,7 @@ class Collector(wiring.Component):
         m = Module()
         config = self._config
         issued = Cat(self.issued_address, self.issued_part, self.issued_end, self.issued_mark)
-        m.submodules.notes = notes = fifo.SyncFIFO(width=len(issued), depth=self._depth)
+        m.submodules.notes = notes = fifo.SyncFIFOBuffered(width=len(issued), depth=self._depth)
         address = Signal(14)
         part = Signal(part_shape(config))
         end = Signal()
@@ -63,7 +63,8 @@ class Collector(wiring.Component):
             self.write_enable.eq(self.output_valid),
             self.write.address.eq(address),
             self.write.parts.eq(1 << part if config.groups_per_word > 1 else 1),
-            self.empty.eq(~notes.r_rdy & ~self.issued_valid),
+            # The level counts what the buffered FIFO does not show yet.
+            self.empty.eq((notes.level == 0) & ~self.issued_valid),
         ]
         for lane in range(config.lanes):
             m.d.comb += self.write.data[lane].eq(self.output[lane % config.columns])

@@ -14,6 +14,8 @@ from .registers import ErrorCode
 
 PREFETCH_BYTES = 1024
 """Program bytes held ahead; one block RAM where the bus is 32 bits wide."""
+UNDER_WAY_BITS = 6
+"""Bits that count instructions handed to a queue and not yet retired; units hold a few."""
 REQUEST_BYTES = 256
 """Program bytes asked for at a time."""
 
@@ -65,13 +67,15 @@ class Dispatch(wiring.Component):
         line, line_valid, line_taken, drained = self._fetch(m, halted)
 
         # ---- retirement ---------------------------------------------------------------------
-        issued = [Signal(16, name=f"issued_{q.name.lower()}") for q in Queue]
         retired = [Signal(16, name=f"retired_{q.name.lower()}") for q in Queue]
+        under_way = [Signal(UNDER_WAY_BITS, name=f"under_way_{q.name.lower()}") for q in Queue]
+        issue = Signal(len(Queue))
         for q in Queue:
+            m.d.sync += under_way[q].eq(under_way[q] + issue[q] - self.retired[q])
             with m.If(self.retired[q]):
                 m.d.sync += retired[q].eq(retired[q] + 1)
         pending = Signal()
-        m.d.comb += pending.eq(Cat(i != r for i, r in zip(issued, retired, strict=True)).any())
+        m.d.comb += pending.eq(Cat(*under_way).any())
 
         def unsatisfied(fields: data.View) -> list:
             """Dependencies on each queue that are not met yet, counters modulo 2^16."""
@@ -112,11 +116,10 @@ class Dispatch(wiring.Component):
         with m.Elif(line_valid & (self.error == ErrorCode.NONE)):
             m.d.sync += self.dispatched.eq(self.dispatched + line_taken)
             with m.If(second):
-                m.d.comb += line_taken.eq(1)
+                m.d.comb += [line_taken.eq(1), issue[Queue.COMPUTE].eq(1)]
                 m.d.sync += [
                     slots[Queue.COMPUTE][LINE_BITS:].eq(line),
                     self.slot_full[Queue.COMPUTE].eq(1),
-                    issued[Queue.COMPUTE].eq(issued[Queue.COMPUTE] + 1),
                     second.eq(0),
                 ]
             with m.Else():
@@ -130,9 +133,9 @@ class Dispatch(wiring.Component):
                         Opcode.LOAD_STEPS,
                         Opcode.LOAD_ACTIVATIONS,
                     ):
-                        self._fill(m, Queue.LOAD, slots, free, issued, line, line_taken)
+                        self._fill(m, Queue.LOAD, slots, free, issue, line, line_taken)
                     with m.Case(Opcode.STORE_ACTIVATIONS):
-                        self._fill(m, Queue.STORE, slots, free, issued, line, line_taken)
+                        self._fill(m, Queue.STORE, slots, free, issue, line, line_taken)
                     with m.Case(Opcode.COMPUTE):
                         with m.If(free[Queue.COMPUTE]):
                             m.d.comb += line_taken.eq(1)
@@ -145,17 +148,13 @@ class Dispatch(wiring.Component):
         m.d.comb += self.finished.eq(halted & drained & ~pending & ~self.slot_full.any())
         with m.If(self.start):
             m.d.sync += [halted.eq(0), self.dispatched.eq(0)]
-            m.d.sync += [count.eq(0) for count in (*issued, *retired)]
+            m.d.sync += [count.eq(0) for count in retired]
         return m
 
-    def _fill(self, m, queue, slots, free, issued, line, line_taken) -> None:
+    def _fill(self, m, queue, slots, free, issue, line, line_taken) -> None:
         with m.If(free[queue]):
-            m.d.comb += line_taken.eq(1)
-            m.d.sync += [
-                slots[queue].eq(line),
-                self.slot_full[queue].eq(1),
-                issued[queue].eq(issued[queue] + 1),
-            ]
+            m.d.comb += [line_taken.eq(1), issue[queue].eq(1)]
+            m.d.sync += [slots[queue].eq(line), self.slot_full[queue].eq(1)]
 
     def _fetch(self, m: Module, halted: Signal) -> tuple[Signal, Signal, Signal, Signal]:
         """Ask for the program ahead of need and assemble lines; returns line, valid, taken (for
