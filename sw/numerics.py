@@ -182,12 +182,27 @@ def average_requantization(
     low: int = 0,
     high: int = 255,
     half_even: bool | None = None,
+    ties_away_from: int | None = None,
 ) -> Requantization:
     """Parameters of average pooling: acc = sum(q) over `taps` codes, padding included; `divisor`
-    (default: `taps`) is joined in the multiplier."""
+    (default: `taps`) is joined in the multiplier.
+
+    `ties_away_from`: a code that ties are rounded away from (128 for TFLite, which rounds int8
+    averages away from zero), where input and output are quantized alike. A multiplier just above
+    1 / taps, turned about that code, moves every tie outwards and, while 256 * taps^2 < 2^S (taps
+    below 256 for m = 16), nothing else across a rounding boundary.
+    """
     count = taps if divisor is None else divisor
+    ratio = float(input_scale) / (float(output_scale) * count)
+    if ties_away_from is not None:
+        if (input_scale, input_zero_point) != (output_scale, output_zero_point) or count != taps:
+            raise GraphError("ties away from a code need an average that keeps the scale")
+        _, shift = quantize_multiplier(1 / taps, multiplier_bits)
+        ratio = math.ldexp((1 << shift) // taps + 1, -shift)
+        input_zero_point = output_zero_point = ties_away_from
+        half_even = False
     return requantization(
-        np.full(channels, float(input_scale) / (float(output_scale) * count)),
+        np.full(channels, ratio),
         weight_sum=taps,
         input_zero_point=input_zero_point,
         output_zero_point=output_zero_point,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..graph.ir import Add, AvgPool, Conv, Graph, MaxPool, Node, TensorSpec
 from ..graph.validate import validate
 from ..numerics import add_parameters, average_requantization, requantization
-from .program import unique
+from .names import unique
 
 Shape = tuple[int, int, int]
 Padding = tuple[int, int, int, int]
@@ -116,13 +116,19 @@ class GraphBuilder:
         self.taken: set[str] = set()
 
     def input(
-        self, name: str, shape: Shape, quantization: Quantization, source_shape: tuple[int, ...]
+        self,
+        name: str,
+        shape: Shape,
+        quantization: Quantization,
+        source_shape: tuple[int, ...],
+        source_layout: str | None = None,
     ) -> str:
+        """Name of a graph input's tensor; by default images are NCHW, vectors NC."""
         tensor = self._tensor(name, shape, dataclasses.replace(quantization, low=0, high=255))
         self.tensors[tensor] = dataclasses.replace(
             self.tensors[tensor],
             source_shape=source_shape,
-            source_layout="NCHW" if len(source_shape) == 3 else "NC",
+            source_layout=source_layout or ("NCHW" if len(source_shape) == 3 else "NC"),
         )
         self.inputs.append(tensor)
         return self.maximum(tensor, name).finish(quantization)
@@ -161,7 +167,7 @@ class GraphBuilder:
         source: Real,
         name: str,
         weight: Weight,
-        bias: NDArray[np.float64] | None,
+        bias: NDArray[np.float64] | NDArray[np.int32] | None,
         *,
         shape: Shape,
         stride: tuple[int, int] = (1, 1),
@@ -170,7 +176,8 @@ class GraphBuilder:
         groups: int = 1,
         operator: str = "conv",
     ) -> Pending:
-        """`weight.codes`: (out_channels, kernel_h, kernel_w, in_channels // groups)."""
+        """`weight.codes`: (out_channels, kernel_h, kernel_w, in_channels // groups); `bias`: real
+        values, or integers in units of the input's scale times the weight's."""
         spec = self.tensors[source.tensor]
 
         def emit(quantization: Quantization) -> str:
@@ -211,8 +218,10 @@ class GraphBuilder:
         stride: tuple[int, int] = (1, 1),
         padding: Padding = (0, 0, 0, 0),
         divisor: int = 1,
+        ties_away_from: int | None = None,
     ) -> Pending:
-        """Sum over the window divided by `divisor`; with the defaults a mere change of scale."""
+        """Sum over the window divided by `divisor`; with the defaults a mere change of scale.
+        `ties_away_from`: see `average_requantization`."""
         spec = self.tensors[tensor]
 
         def emit(quantization: Quantization) -> str:
@@ -227,6 +236,7 @@ class GraphBuilder:
                 multiplier_bits=self.multiplier_bits,
                 low=quantization.low,
                 high=quantization.high,
+                ties_away_from=ties_away_from,
             )
             node, output = self._output(name, shape, quantization)
             self.nodes.append(
@@ -303,12 +313,14 @@ class GraphBuilder:
 
         return Pending(emit)
 
-    def output(self, tensor: str, source_shape: tuple[int, ...]) -> None:
+    def output(
+        self, tensor: str, source_shape: tuple[int, ...], source_layout: str | None = None
+    ) -> None:
         """Note the source model's shape of a graph output."""
         self.tensors[tensor] = dataclasses.replace(
             self.tensors[tensor],
             source_shape=source_shape,
-            source_layout="NCHW" if len(source_shape) == 3 else "NC",
+            source_layout=source_layout or ("NCHW" if len(source_shape) == 3 else "NC"),
         )
 
     def build(self, outputs: tuple[str, ...]) -> Graph:

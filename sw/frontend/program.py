@@ -11,6 +11,8 @@ import torch.ao.quantization.fx._decomposed  # noqa: F401  registers quantized_d
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from .names import unique
+
 aten = torch.ops.aten
 decomposed = torch.ops.quantized_decomposed
 
@@ -134,16 +136,6 @@ def node_path(node: Node, fallback: str) -> str:
     if path and kind.startswith("torch.nn.modules.") and ".container." not in kind:
         return path
     return f"{path}.{fallback}" if path else fallback
-
-
-def unique(name: str, taken: set[str]) -> str:
-    """`name`, with a number appended if it is taken; marks the result as taken."""
-    candidate, number = name, 0
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate
 
 
 def operator_name(node: Node) -> str:

@@ -196,3 +196,21 @@ def test_add_refuses_what_does_not_fit() -> None:
         add_parameters(1e9, 0, 1.0, 0, 1.0, 0)
     with pytest.raises(GraphError, match="positive"):
         add_parameters(0.0, 0, 1.0, 0, 1.0, 0)
+
+
+@given(taps=st.integers(1, 255), bits=st.sampled_from((16, 31)), data=st.data())
+def test_averages_round_ties_away_from_a_code(taps: int, bits: int, data: st.DataObject) -> None:
+    requant = average_requantization(
+        0.5, 3, 0.5, 3, taps=taps, channels=1, multiplier_bits=bits, ties_away_from=128
+    )
+    sums = np.array(data.draw(st.lists(st.integers(0, 255 * taps), min_size=1, max_size=50)))
+    sums = np.concatenate([sums, sums // taps * taps + taps // 2])
+    signed = sums - 128 * taps
+    expected = np.sign(signed) * ((2 * np.abs(signed) + taps) // (2 * taps)) + 128
+    found = requantize(sums[:, None], requant, 3)[:, 0]
+    np.testing.assert_array_equal(found, np.clip(expected, 0, 255))
+
+
+def test_ties_away_need_an_average_that_keeps_the_scale() -> None:
+    with pytest.raises(GraphError, match="keeps the scale"):
+        average_requantization(0.5, 3, 0.25, 3, taps=4, channels=1, ties_away_from=128)
