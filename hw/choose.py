@@ -14,8 +14,9 @@ def choose(index: Value, choices: Mapping[int, Value]) -> Value:
 
 
 def _choose(index: Value, bit: int, choices: dict[int, Value]) -> Value:
-    if len(choices) == 1:
-        return next(iter(choices.values()))
+    first = next(iter(choices.values()))
+    if all(value is first for value in choices.values()):
+        return first
     low = {key: value for key, value in choices.items() if not key >> bit & 1}
     high = {key: value for key, value in choices.items() if key >> bit & 1}
     if not low or not high:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
-from amaranth.lib import data, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import WINDOWS_LAYOUT, axi_lite_signature
@@ -14,6 +14,7 @@ from .isa import Window
 from .registers import ADDRESS, IDENTITY, REGISTERS, VERSION, Access, Cause, ErrorCode, Status
 
 WINDOW_ALIGNMENT_BITS = 4
+COPY_ROWS = 16
 _LOW, _HIGH = "_low", "_high"
 
 
@@ -77,19 +78,24 @@ class RegisterFile(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        self._write(m)
-        self._read(m)
+        # Reading back what the host wrote goes through a copy in distributed RAM, cleared after
+        # reset: a multiplexer over these registers would be far larger.
+        copy = memory.Memory(shape=32, depth=COPY_ROWS, init=[])
+        m.submodules.copy = copy
+        clearing = Signal(init=1)
+        self._write(m, copy, clearing)
+        self._read(m, copy, clearing)
         return m
 
-    def _write(self, m: Module) -> None:
+    def _write(self, m: Module, copy: memory.Memory, clearing: Signal) -> None:
         axi = self.axi
-        address = Signal.like(axi.awaddr, reset_less=True)
-        word = Signal(32, reset_less=True)
+        address = Signal.like(axi.awaddr)
+        word = Signal(32)  # 0 after reset: what the copy is cleared with
         strobe = Signal(4, reset_less=True)
         has_address, has_word, apply = Signal(), Signal(), Signal()
         m.d.comb += [
-            axi.awready.eq(~has_address),
-            axi.wready.eq(~has_word),
+            axi.awready.eq(~has_address & ~clearing),
+            axi.wready.eq(~has_word & ~clearing),
             axi.bresp.eq(0),
             apply.eq(has_address & has_word & ~axi.bvalid),
         ]
@@ -102,6 +108,13 @@ class RegisterFile(wiring.Component):
         with m.If(apply):
             m.d.sync += [has_address.eq(0), has_word.eq(0), axi.bvalid.eq(1)]
 
+        port = copy.write_port(granularity=8)
+        m.d.comb += [port.addr.eq(address[2:]), port.data.eq(word)]
+        with m.If(clearing):
+            row = address[2 : 2 + len(port.addr)]
+            m.d.comb += port.en.eq(-1)
+            m.d.sync += [row.eq(row + 1), clearing.eq(row != COPY_ROWS - 1)]
+
         storage = self._storage()
         with m.If(apply):
             with m.Switch(address[2:]):
@@ -111,31 +124,32 @@ class RegisterFile(wiring.Component):
                     with m.Case(ADDRESS[name] >> 2):
                         locked = Const(0) if name == "trace_index" else self.busy
                         lowest = WINDOW_ALIGNMENT_BITS if name.endswith("_base") else 0
+                        if lowest:
+                            m.d.comb += port.data[:lowest].eq(0)
+                        if _is_copied(name):
+                            m.d.comb += port.en.eq(Mux(locked, 0, strobe))
                         for byte in range(4):
                             part = slice(max(8 * byte, lowest), min(8 * byte + 8, len(register)))
                             if part.start < part.stop:
                                 with m.If(strobe[byte] & ~locked):
                                     m.d.sync += register[part].eq(word[part])
 
-    def _read(self, m: Module) -> None:
+    def _read(self, m: Module, copy: memory.Memory, clearing: Signal) -> None:
         axi = self.axi
         address = Signal.like(axi.araddr, reset_less=True)
         word = address[2:]
 
         # The counter that the address is in, and the high half kept since its low half was read.
         counters = self._counters()
-        first = min(ADDRESS[f"{name}{_LOW}"] for name in counters)
-        number = (address - first)[3 : 3 + len(counters).bit_length()]
-        numbers = {(ADDRESS[f"{name}{_LOW}"] - first) // 8: name for name in counters}
+        number = address[3:]
         counter = Signal(64)
-        m.d.comb += counter.eq(choose(number, {n: counters[name] for n, name in numbers.items()}))
+        numbers = {ADDRESS[f"{name}{_LOW}"] >> 3: value for name, value in counters.items()}
+        m.d.comb += counter.eq(choose(number, numbers))
         frozen = Signal(32, reset_less=True)
         owner = Signal.like(number, reset_less=True)
         is_frozen = Signal()
-        halves = {
-            _LOW: counter[:32],
-            _HIGH: Mux(is_frozen & (owner == number), frozen, counter[32:]),
-        }
+        high = Mux(is_frozen & (owner == number), frozen, counter[32:])
+        half = Mux(word[0], high, counter[:32])  # counters start at multiples of 8 bytes
 
         values: dict[str, ValueLike] = {
             "identity": IDENTITY,
@@ -147,18 +161,20 @@ class RegisterFile(wiring.Component):
             "error_line": self.error_line,
             "trace_count": self.trace_count,
             "trace_data": self.trace_data,
-            **self._storage(),
+            "trace_index": self.trace_index,
         }
+        port = copy.read_port(domain="comb")
+        m.d.comb += port.addr.eq(word)
         readable = [r for r in REGISTERS if r.access is not Access.WRITE]
         choices: dict[int, Value] = {}
         for register in readable:
-            half = _LOW if register.name.endswith(_LOW) else _HIGH
-            value = values.get(register.name)
-            choices[register.address >> 2] = halves[half] if value is None else Value.cast(value)
+            shared = port.data if _is_copied(register.name) else half
+            value = Value.cast(values.get(register.name, shared))
+            choices[register.address >> 2] = value
         mapped = Cat(word == r.address >> 2 for r in readable).any()
 
         pending = Signal()
-        m.d.comb += [axi.arready.eq(~pending & ~axi.rvalid), axi.rresp.eq(0)]
+        m.d.comb += [axi.arready.eq(~pending & ~axi.rvalid & ~clearing), axi.rresp.eq(0)]
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += [address.eq(axi.araddr), pending.eq(1)]
         with m.If(axi.rready):
@@ -181,3 +197,8 @@ class RegisterFile(wiring.Component):
             Status.ERROR: self.error != ErrorCode.NONE,
         }
         return Cat(bits[flag] for flag in sorted(bits))
+
+
+def _is_copied(name: str) -> bool:
+    """Whether a register is read back from the copy; no two of these share a row."""
+    return name in ("program", "program_lines") or name.split("_")[-1] in ("base", "size")
