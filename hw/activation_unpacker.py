@@ -93,10 +93,10 @@ class ActivationUnpacker(wiring.Component):
             self.ready.eq(running & ~beyond & free),
             step.eq(running & free & (beyond | given.valid)),
             word_done.eq(beyond | (given.complete & few)),
-            last_data.eq(word_done & (words == 0) & (pixels == 0)),
+            last_data.eq(word_done & (words == 0) & (pixels == 1)),
             row_done.eq(Mux(beyond, extra == 1, last_data & (geometry.extra == 0))),
-            done.eq(row_done & (rows == 0)),
-            self.mismatch.eq(given.valid & self.ready & (given.final != (last_data & (rows == 0)))),
+            done.eq(row_done & (rows == 1)),
+            self.mismatch.eq(given.valid & self.ready & (given.final != (last_data & (rows == 1)))),
         ]
         with m.If(free):
             m.d.sync += chunk_valid.eq(step)

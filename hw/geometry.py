@@ -13,10 +13,11 @@ MAX_FOLD_CHANNELS = 4
 
 
 def geometry_layout(config: CoreConfig) -> data.StructLayout:
-    """What a LOAD_ACTIVATIONS or STORE_ACTIVATIONS does with its bytes; counts are minus one.
+    """What a LOAD_ACTIVATIONS or STORE_ACTIVATIONS does with its bytes.
 
-    `first_top` is the highest byte lane in use of a pixel's first word, `first_bytes` how many
-    bytes of the pixel enter it (they differ when folded), `tail` the highest lane of its last word.
+    `words` is a pixel's words minus one, `tail` the highest byte lane in use of the last of them;
+    `first_top` is that of its first word, and `first_bytes` the bytes of the pixel that enter it,
+    minus one (they differ when folded).
     """
     lane_bits = (config.lanes - 1).bit_length()
     return data.StructLayout(
@@ -30,7 +31,7 @@ def geometry_layout(config: CoreConfig) -> data.StructLayout:
             "first_top": lane_bits,
             "first_bytes": lane_bits,
             "flip": 1,
-            "extra": 4,  # further words at a row's end: a number, not minus one
+            "extra": 4,  # further words at a row's end
             "fill": 8,
         }
     )
@@ -52,8 +53,8 @@ def decode_geometry(config: CoreConfig, line: data.View, folds: bool) -> Value:
     values: dict[str, Value] = {
         "destination": line.destination,
         "row_step": line.row_step,
-        "rows": (line.height - 1)[:12],
-        "pixels": (line.width - 1)[:12],
+        "rows": line.height,
+        "pixels": line.width,
         "words": words,
         "tail": tail,
         "first_top": first,

@@ -158,8 +158,8 @@ class Storer(wiring.Component):
         send, word_last, pixel_last, row_last = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             word_last.eq(left["words"] == 0),
-            pixel_last.eq(word_last & (left["pixels"] == 0)),
-            row_last.eq(pixel_last & (left["rows"] == 0)),
+            pixel_last.eq(word_last & (left["pixels"] == 1)),
+            row_last.eq(pixel_last & (left["rows"] == 1)),
             self.read_address.valid.eq(reading & about.sink.ready & ~failed),
             self.read_address.payload.eq(address),
             send.eq(self.read_address.valid & self.read_address.ready),

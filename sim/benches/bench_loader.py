@@ -41,7 +41,7 @@ WINDOWS = {window: (0x8000 * window + 16 * (5 * window + 3), 0x7000) for window 
 
 
 def bus_bits(config: CoreConfig) -> int:
-    """Every other seed runs a wider bus where `BITLOOP_DATA_BITS` says so."""
+    """The preset's bus width, or `BITLOOP_DATA_BITS`."""
     return int(os.environ.get("BITLOOP_DATA_BITS", config.data_bits))
 
 
