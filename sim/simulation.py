@@ -29,6 +29,9 @@ MEMORY_BASE = 0x1000_0000
 OUTSTANDING_BURSTS = 8
 """Bursts the memory accepts before it answers the first, each way."""
 
+INTERRUPT_CYCLES = 500_000
+"""Cycles run in one call of the library: an interrupt from the keyboard waits that long."""
+
 _HERE = Path(__file__).parent
 
 
@@ -171,7 +174,11 @@ class Simulation:
     def wait(self, max_cycles: int) -> bool:
         """Clock until the core is idle; False if it is still busy after `max_cycles`. Raises
         `DeviceError` if the core broke a rule of AXI on the way."""
-        result = self._library.bitloop_wait(self._handle, ADDRESS["status"], max_cycles)
+        result = 1
+        while result == 1 and max_cycles > 0:
+            chunk = min(max_cycles, INTERRUPT_CYCLES)
+            result = self._library.bitloop_wait(self._handle, ADDRESS["status"], chunk)
+            max_cycles -= chunk
         violation = self._library.bitloop_violation(self._handle).decode()
         if violation:
             raise DeviceError(f"the core broke a rule of AXI: {violation}")

@@ -70,6 +70,14 @@ def test_copy_takes_the_cycles_the_memory_model_says(
     assert sim.read_register(ADDRESS["cycles_low"]) == bursts * (read + write)
 
 
+def test_two_cores_in_one_process_keep_apart() -> None:
+    wide, narrow = simulation(128), simulation(32)
+    for sim in (wide, narrow, wide):
+        data, copied = run_copy(sim, 1024, seed=sim.cycles)
+        assert copied == data
+    assert wide.beats == (128, 128) and narrow.beats == (256, 256)
+
+
 def test_pauses_change_the_time_but_not_the_data() -> None:
     times = set()
     for seed in (1, 2):
