@@ -125,6 +125,7 @@ def requantization(
     low: int = 0,
     high: int = 255,
     half_even: bool | None = None,
+    single_precision: bool = False,
 ) -> Requantization:
     """Requantization parameters of a layer, one entry an output channel.
 
@@ -134,9 +135,15 @@ def requantization(
     dwarfs its weights) takes a smaller S, and with it a smaller M. `half_even` None chooses ties to
     even where a multiplier is a power of two (shift-only scales), else half-up.
 
+    `single_precision`: equal frameworks that round float32(acc) * float32(ratio) to the nearest
+    integer, ties to even (XNNPACK). Ratios are rounded to float32, which 31-bit multipliers hold
+    exactly; where the product's own rounding reaches or leaves a tie, C moves by up to 2^(S-16).
+
     Raises `GraphError` when no S makes C fit, or for half-even with S = 0, which has no ties.
     """
     ratios = np.atleast_1d(np.asarray(ratio, dtype=np.float64))
+    if single_precision:
+        ratios = ratios.astype(np.float32).astype(np.float64)
     sums = np.broadcast_to(np.asarray(weight_sum, dtype=np.int64), ratios.shape)
     biases = np.zeros(1, np.int64) if bias is None else np.atleast_1d(np.asarray(bias))
     if biases.dtype.kind not in "iuf":
@@ -159,6 +166,10 @@ def requantization(
         half_even = bool((powers & exact).any() and (shift > 0).all())
     if half_even and not (shift > 0).all():
         raise GraphError("half-even rounding needs a shift of at least 1")
+    if single_precision:
+        constant = constant + _single_precision_nudges(
+            ratios, multiplier, shift, low - output_zero_point, high - output_zero_point
+        )
     return Requantization(
         multiplier=np.ascontiguousarray(multiplier),
         constant=np.ascontiguousarray(constant),
@@ -167,6 +178,51 @@ def requantization(
         high=high,
         half_even=half_even,
     )
+
+
+def _single_precision_nudges(
+    ratios: NDArray[np.float64],
+    multiplier: NDArray[np.int64],
+    shift: NDArray[np.int64],
+    low: int,
+    high: int,
+) -> NDArray[np.int64]:
+    """What to add to each channel's C so that (acc * M + 2^(S-1)) >> S, with acc free of
+    zero-points and with its bias, steps from y - 1 to y (low < y <= high) where float32 does.
+
+    0 where M is not the ratio or ties are frequent (M a power of two). Where a ratio is so near to
+    a fraction that many products round to ties, which then go to even, up and down by turns, no
+    constant does for all y: the steps nearest to 0, the likeliest values, come first.
+    """
+    exact = np.ldexp(multiplier.astype(np.float64), -shift) == ratios
+    exact &= (multiplier & (multiplier - 1) != 0) & (shift > 1)
+    nudges = np.zeros(ratios.size, np.int64)
+    y = np.arange(low + 1, high + 1, dtype=np.int64)
+    channels = np.flatnonzero(exact)
+    for start in range(0, channels.size, 1024):  # 12 MB at a time
+        rows = channels[start : start + 1024]
+        nudges[rows] = _nudges(ratios[rows], multiplier[rows, None], shift[rows, None], y)
+    return nudges
+
+
+def _nudges(
+    ratios: NDArray[np.float64], m: NDArray[np.int64], s: NDArray[np.int64], y: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    ratio = ratios[:, None, None]
+    near = np.floor((y[None, :, None] - 0.5) / ratio).astype(np.int64)
+    candidates = near + np.arange(-2, 4)
+    product = candidates.astype(np.float32) * ratio.astype(np.float32)
+    reached = np.rint(product) >= y[None, :, None]
+    first = np.take_along_axis(candidates, reached.argmax(2)[..., None], 2)[..., 0]
+    # first * M + 2^(S-1) + nudge >= y * 2^S, and the accumulator before it stays below.
+    rest = (y << s) - (np.int64(1) << (s - 1)) - first * m
+    least, most = rest.T, (rest + m - 1).T
+    lowest, highest = least.min(0, initial=0), most.max(0, initial=0)
+    for step in np.argsort(np.abs(2 * y - 1)):
+        low_now, high_now = np.maximum(lowest, least[step]), np.minimum(highest, most[step])
+        fits = low_now <= high_now
+        lowest, highest = np.where(fits, low_now, lowest), np.where(fits, high_now, highest)
+    return np.clip(0, lowest, highest)
 
 
 def average_requantization(

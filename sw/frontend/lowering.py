@@ -103,9 +103,20 @@ class Pending:
 
 
 class GraphBuilder:
-    """Collects tensors and nodes. `layers` are node names kept for the weighted layers."""
+    """Collects tensors and nodes. `layers` are node names kept for the weighted layers.
 
-    def __init__(self, name: str, multiplier_bits: int, layers: frozenset[str]) -> None:
+    `single_precision`: scales are joined as XNNPACK does, in float32, and additions have its 21-bit
+    multipliers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        multiplier_bits: int,
+        layers: frozenset[str],
+        single_precision: bool = False,
+    ) -> None:
+        self.single_precision = single_precision
         self.name = name
         self.layers = layers
         self.multiplier_bits = multiplier_bits
@@ -183,7 +194,7 @@ class GraphBuilder:
         def emit(quantization: Quantization) -> str:
             sums = weight.codes.reshape(weight.codes.shape[0], -1).sum(1)
             requant = requantization(
-                spec.scale * weight.scales / quantization.scale,
+                self._ratio(spec.scale, weight.scales, quantization.scale),
                 weight_sum=sums,
                 input_zero_point=spec.zero_point,
                 output_zero_point=quantization.zero_point,
@@ -192,6 +203,7 @@ class GraphBuilder:
                 multiplier_bits=self.multiplier_bits,
                 low=quantization.low,
                 high=quantization.high,
+                single_precision=self.single_precision,
             )
             node, tensor = self._output(name, shape, quantization)
             top, left, bottom, right = (a + b for a, b in zip(padding, source.padding, strict=True))
@@ -207,6 +219,11 @@ class GraphBuilder:
             return tensor
 
         return Pending(emit)
+
+    def _ratio(self, scale: float, weights: NDArray[np.float64], output: float) -> NDArray:
+        if self.single_precision:
+            return _single(scale) * weights.astype(np.float32) / _single(output)
+        return scale * weights / output
 
     def average(
         self,
@@ -300,9 +317,14 @@ class GraphBuilder:
             raise Unsupported(f"shapes {first.shape} and {second.shape} differ (broadcasting)")
 
         def emit(quantization: Quantization) -> str:
+            ratio_a, ratio_b = first.scale, second.scale
+            scale = quantization.scale
+            if self.single_precision:
+                ratio_a, ratio_b = _addition_ratios(ratio_a, ratio_b, scale)
+                scale = 1.0
             multiplier_a, multiplier_b, constant, shift = add_parameters(
-                first.scale, first.zero_point, second.scale, second.zero_point,
-                quantization.scale, quantization.zero_point,
+                ratio_a, first.zero_point, ratio_b, second.zero_point, scale,
+                quantization.zero_point,
             )  # fmt: skip
             node, output = self._output(name, first.shape, quantization)
             self.nodes.append(
@@ -341,6 +363,23 @@ class GraphBuilder:
         )
         validate(graph)
         return graph
+
+
+def _single(value: float) -> np.float32:
+    return np.float32(value)
+
+
+def _addition_ratios(scale_a: float, scale_b: float, scale: float) -> tuple[float, float]:
+    """Ratios of XNNPACK's addition: float32, then fixed point with 21 bits for the larger one.
+
+    The contract's 22 bits hold these exactly, whatever shift they are given.
+    """
+    ratios = [float(_single(s) / _single(scale)) for s in (scale_a, scale_b)]
+    if not 0 < max(ratios) < math.inf:
+        raise Unsupported(f"scales {scale_a!r} and {scale_b!r} for a result of {scale!r}")
+    shift = 21 - math.frexp(max(ratios))[1]
+    a, b = (math.ldexp(round(math.ldexp(ratio, shift)), -shift) for ratio in ratios)
+    return a, b
 
 
 def _within(inner: Quantization, outer: Quantization) -> bool:

@@ -214,3 +214,43 @@ def test_averages_round_ties_away_from_a_code(taps: int, bits: int, data: st.Dat
 def test_ties_away_need_an_average_that_keeps_the_scale() -> None:
     with pytest.raises(GraphError, match="keeps the scale"):
         average_requantization(0.5, 3, 0.25, 3, taps=4, channels=1, ties_away_from=128)
+
+
+@given(
+    ratio=st.floats(2.0**-12, 0.5, width=32),
+    zero_point=codes,
+    accumulators=st.lists(st.integers(-50_000, 50_000), min_size=1, max_size=30),
+    steps=st.lists(st.integers(-100, 300), min_size=1, max_size=30),
+)
+def test_single_precision(
+    ratio: float, zero_point: int, accumulators: list[int], steps: list[int]
+) -> None:
+    near = [round((y - 0.5) / ratio) + d for y in steps for d in (-1, 0, 1)]
+    acc = np.array(accumulators + near, np.int64)
+    product = acc.astype(np.float32) * np.float32(ratio)
+    expected = np.clip(np.rint(product).astype(np.int64) + zero_point, 0, 255)
+    requant = requantization(
+        [ratio], weight_sum=[0], input_zero_point=0, output_zero_point=zero_point,
+        output_scale=1.0, multiplier_bits=31, single_precision=True,
+    )  # fmt: skip
+    got = requantize(acc[:, None], requant, zero_point)[:, 0].astype(np.int64)
+    tie = product - np.floor(product) == 0.5
+    np.testing.assert_array_equal(got[~tie], expected[~tie])
+    assert (np.abs(got - expected) <= 1).all()
+
+
+def test_single_precision_ties_that_float32_makes() -> None:
+    """9.49999999 and 28.49999996 in exact arithmetic, both halves in float32: up, then down. The
+    nearer to 0 counts where no constant does for both."""
+    ratio = float(np.ldexp(2061041920.0, -38))
+    acc = np.array([[1266], [1267], [1268], [3 * 1267]], np.int64)
+
+    def codes_of(single_precision: bool) -> list[int]:
+        requant = requantization(
+            [ratio], weight_sum=[0], input_zero_point=0, output_zero_point=0, output_scale=1.0,
+            multiplier_bits=31, single_precision=single_precision,
+        )  # fmt: skip
+        return requantize(acc, requant, 0)[:, 0].tolist()
+
+    assert codes_of(False) == [9, 9, 10, 28]
+    assert codes_of(True)[:3] == [9, 10, 10]

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Front end for TensorFlow Lite models quantized to int8.
+
+With 31-bit multipliers the graph computes the codes of LiteRT's default kernels (XNNPACK, and its
+own int8 average pooling). A softmax at the end stays with the host: the graph ends at the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BitloopError, FrontendError
+from ..graph.ir import Graph
+from .lowering import GraphBuilder, Quantization, Real, Unsupported
+from .names import unique
+from .tflite_file import IDENTIFIER, Model, Operator, Tensor, read_model
+from .tflite_operators import HANDLERS, REASONS, WEIGHTED, layer_name
+from .tflite_values import Activation, Host, Value, image_shape, quantization_of
+
+MAX_CHANNELS = 1 << 18
+"""Output channels of all operators together."""
+
+__all__ = ["Imported", "import_tflite", "is_tflite", "read_tflite"]
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """A graph and what of the model it leaves out."""
+
+    graph: Graph
+    notes: tuple[str, ...]
+    """One a graph output that is not the model's own: what the host computes from it."""
+
+
+def is_tflite(file: str | Path | bytes) -> bool:
+    """Whether a file, or the first bytes of one, is marked as TensorFlow Lite. Raises `OSError`."""
+    if not isinstance(file, bytes):
+        with Path(file).open("rb") as stream:
+            file = stream.read(8)
+    return file[4:8] == IDENTIFIER
+
+
+def import_tflite(path: str | Path, multiplier_bits: int = 16) -> Graph:
+    """The integer graph of the model at `path`, to the logits where it ends in a softmax.
+
+    Raises `FrontendError` for a missing or damaged file, and listing every operator that is not
+    supported.
+    """
+    return read_tflite(path, multiplier_bits).graph
+
+
+def read_tflite(path: str | Path, multiplier_bits: int = 16) -> Imported:
+    """As `import_tflite`, with what is left to the host."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise FrontendError(f"{path}: no such file") from None
+    except OSError as error:
+        raise FrontendError(f"{path}: cannot be read: {error.strerror}") from None
+    model = read_model(content, str(path))
+    try:
+        return _Importer(model, path.stem, multiplier_bits).run()
+    except FrontendError as error:
+        raise FrontendError(f"{path}: {error}") from None
+    except BitloopError as error:
+        raise FrontendError(f"{path}: {error}") from error
+
+
+class _Importer:
+    """Walks the operators once, keeping a value for every tensor made so far."""
+
+    def __init__(self, model: Model, name: str, multiplier_bits: int) -> None:
+        self.model = model
+        self.values: dict[int, Value] = {}
+        self.unknown: set[int] = set()
+        """Results of operators already reported; their consumers are not reported again."""
+        self.weights = 4 * sum(t.data.size for t in model.tensors if t.data is not None)
+        self.channels = MAX_CHANNELS
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.names = self._names()
+        layers = {
+            name
+            for operator, name in zip(model.operators, self.names, strict=True)
+            if operator.kind in WEIGHTED
+        }
+        self.builder = GraphBuilder(name, multiplier_bits, frozenset(layers), single_precision=True)
+
+    def _names(self) -> list[str]:
+        taken: set[str] = set()
+        return [
+            unique(layer_name(self.model, operator, index), taken)
+            for index, operator in enumerate(self.model.operators)
+        ]
+
+    def run(self) -> Imported:
+        for index in self.model.inputs:
+            try:
+                self._input(index)
+            except Unsupported as error:
+                self._report(self.model.tensors[index].name, "input", str(error), (index,))
+        for operator, name in zip(self.model.operators, self.names, strict=True):
+            if not self.unknown.intersection(operator.inputs):
+                try:
+                    self._operator(operator, name)
+                except (Unsupported, BitloopError) as error:
+                    self._report(name, operator.kind, str(error), operator.outputs)
+            else:
+                self.unknown.update(operator.outputs)
+                if operator.kind not in HANDLERS:
+                    self._report(name, operator.kind, _reason(operator), operator.outputs)
+        outputs: list[str] = []
+        for index in self.model.outputs:
+            if index not in self.unknown:
+                try:
+                    outputs.append(self._output(index))
+                except Unsupported as error:
+                    self._report(self.model.tensors[index].name, "output", str(error), (index,))
+        if not self.problems and len(set(outputs)) != len(outputs):
+            self._report(self.builder.name, "outputs", "two results are one tensor", ())
+        if self.problems:
+            listed = "\n  ".join(self.problems)
+            raise FrontendError(f"cannot be turned into integers:\n  {listed}")
+        return Imported(self.builder.build(tuple(outputs)), tuple(self.notes))
+
+    def _report(self, name: str, kind: str, why: str, results: tuple[int, ...]) -> None:
+        self.problems.append(f"{name} ({kind}): {why}")
+        self.unknown.update(results)
+
+    def _input(self, index: int) -> None:
+        tensor = self.model.tensors[index]
+        if index in self.values or tensor.data is not None:
+            raise Unsupported("the input occurs twice or is a constant")
+        if tensor.dtype == "FLOAT32":
+            return  # the QUANTIZE that reads it makes it an input of the graph
+        self.make_input(index, tensor)
+
+    def make_input(self, index: int, codes: Tensor) -> Activation:
+        """Model input `index` as an input of the graph in the quantization of `codes`."""
+        tensor = self.model.tensors[index]
+        quantization = quantization_of(codes)
+        shape = image_shape(tensor)
+        name = self.builder.input(
+            tensor.name or f"input_{index}",
+            shape,
+            quantization,
+            tensor.shape[1:],
+            "NHWC" if len(tensor.shape) > 2 else "NC",
+        )
+        value = self.values[index] = Activation(Real(name), tensor.shape)
+        return value
+
+    def _operator(self, operator: Operator, name: str) -> None:
+        handler = HANDLERS.get(operator.kind)
+        if handler is None:
+            raise Unsupported(_reason(operator))
+        if len(operator.outputs) != 1 or operator.outputs[0] < 0:
+            raise Unsupported(f"{len(operator.outputs)} results, not one")
+        output = operator.outputs[0]
+        if output in self.values or self.model.tensors[output].data is not None:
+            raise Unsupported("its result has another producer")
+        self.values[output] = handler(self, operator, name)
+
+    def _output(self, index: int) -> str:
+        value = self.values.get(index)
+        if value is None:
+            raise Unsupported("no operator makes it")
+        if isinstance(value, Host):
+            self.notes.append(
+                f"{self.model.tensors[index].name}: {value.operator} is left to the host; the "
+                "graph ends at its input"
+            )
+            value = value.source
+        if any(value.real.padding):
+            raise Unsupported("zero padding before anything but a convolution")
+        tensor = value.real.tensor
+        if tensor in self.builder.inputs:
+            raise Unsupported("a result is an input of the model")
+        shape = value.shape[1:]
+        self.builder.output(tensor, shape, "NHWC" if len(shape) > 1 else "NC")
+        return tensor
+
+    # What the handlers use.
+
+    def activation(self, index: int, padded: bool = False) -> Activation:
+        """An operand; raises `Unsupported` if it is no int8 activation made before."""
+        value = self.values.get(index)
+        if isinstance(value, Host):
+            raise Unsupported(f"its input is made by {value.operator}, which the host computes")
+        if value is None:
+            what = "left out"
+            if index >= 0:
+                tensor = self.model.tensors[index]
+                what = "a constant" if tensor.data is not None else f"{tensor.dtype.lower()}"
+            raise Unsupported(f"its input is {what}, not a quantized activation")
+        if any(value.real.padding) and not padded:
+            raise Unsupported("zero padding before anything but a convolution")
+        return value
+
+    def result(self, operator: Operator) -> tuple[Tensor, Quantization]:
+        """The result's tensor, int8."""
+        tensor = self.model.tensors[operator.outputs[0]]
+        if tensor.dtype == "UINT8":
+            raise Unsupported("uint8 (the older scheme); quantize the model to int8")
+        return tensor, quantization_of(tensor)
+
+    def spend(self, channels: int, weights: int = 0) -> None:
+        """Bounds the work that a small file can ask for, by using a constant many times over."""
+        self.channels -= channels
+        self.weights -= weights
+        if self.channels < 0 or self.weights < 0:
+            raise Unsupported(
+                f"more than {MAX_CHANNELS} channels in all, or weights used over and over"
+            )
+
+
+def _reason(operator: Operator) -> str:
+    return REASONS.get(operator.kind, "operator not supported")
