@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Front end for quantized ONNX models, with quantize and dequantize operators (QDQ, QCDQ) or with
+operators on codes (QLinearConv and the like).
+
+Activations are uint8 or int8, per tensor; weights have 8, 4 or 2 bits, per output channel or per
+tensor. Their width is that of their type or of the clip after their quantize operator; codes of a
+whole byte are kept in the narrowest width that holds them all, because ONNX has no other way to say
+it for most tools (PyTorch's exporter drops the limits). A bias in the accumulator's unit stays an
+integer; any other is a real value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import BitloopError, FrontendError
+from ..graph.ir import Graph
+from .lowering import GraphBuilder, Unsupported
+from .names import unique
+from .onnx_file import OnnxInput, OnnxModel, OnnxNode, is_onnx, printable, read_model
+from .onnx_integer import INTEGER
+from .onnx_operators import (
+    Handler,
+    Value,
+    activation,
+    addition,
+    average_pool,
+    clip,
+    convolution,
+    dequantize,
+    gemm,
+    matrix_product,
+    max_pool,
+    mean,
+    pending,
+    quantize,
+    relu,
+)
+from .onnx_shapes import SHAPES
+from .onnx_values import Activation, Codes, Host, Input
+
+__all__ = ["import_onnx", "is_onnx"]
+
+HANDLERS: dict[str, Handler] = {
+    "QuantizeLinear": quantize,
+    "DequantizeLinear": dequantize,
+    "Conv": convolution,
+    "Gemm": gemm,
+    "MatMul": matrix_product,
+    "Add": addition,
+    "Relu": relu,
+    "Clip": clip,
+    "MaxPool": max_pool,
+    "GlobalMaxPool": max_pool,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": average_pool,
+    "ReduceMean": mean,
+    **INTEGER,
+    **SHAPES,
+}
+"""What to do for each operator: (importer, node, values of its inputs) -> its first result."""
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "QGemm"})
+
+_DYNAMIC = "dynamic quantization takes scales from each image: quantize statically"
+REASONS = {
+    "BatchNormalization": "fold it into its convolution (onnxruntime's quant_pre_process does)",
+    "ConvInteger": _DYNAMIC,
+    "MatMulInteger": _DYNAMIC,
+    "DynamicQuantizeLinear": _DYNAMIC,
+    "qonnx.custom_op.general.Quant": "export as QCDQ (QuantizeLinear, Clip, DequantizeLinear)",
+}
+"""Why some operators are refused; the rest are `not supported`."""
+
+_REPORTED = 50
+"""Problems listed at most."""
+
+_UNKNOWN = object()
+"""Value of an operator already reported; its consumers are not reported again."""
+
+
+def import_onnx(path: str | Path, multiplier_bits: int = 16) -> Graph:
+    """The integer graph of the quantized model in the file at `path`, named after the file.
+
+    A last softmax is left to the host: the graph ends at the logits. Raises `FrontendError` for a
+    damaged or foreign file, a float model, and listing every operator that is not supported.
+    """
+    name = Path(path).stem
+    model = read_model(path)
+    if not any("Q" in node.operator and "Linear" in node.operator for node in model.nodes):
+        raise FrontendError(
+            f"{path}: the model is not quantized; quantize it first, e.g. with "
+            "onnxruntime.quantization.quantize_static"
+        )
+    try:
+        return _Importer(model, name, multiplier_bits).run()
+    except FrontendError:
+        raise
+    except BitloopError as error:
+        raise FrontendError(f"{name}: {error}") from error
+    except Exception as error:  # sizes no array can have, and the like
+        raise FrontendError(f"{path}: the model is damaged ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return printable((str(error).splitlines() or [type(error).__name__])[0])
+
+
+class _Importer:
+    """Walks the model once, keeping a value for every tensor."""
+
+    def __init__(self, model: OnnxModel, name: str, multiplier_bits: int) -> None:
+        self.model = model
+        self.title = name
+        self.values: dict[str, Value] = dict(model.constants)
+        self.problems: list[str] = []
+        taken: set[str] = set()
+        self.layers = {
+            id(node): unique(node.module or node.name, taken)
+            for node in model.nodes
+            if node.operator in WEIGHTED
+        }
+        self.builder = GraphBuilder(name, multiplier_bits, frozenset(self.layers.values()))
+
+    def name(self, node: OnnxNode) -> str:
+        return self.layers.get(id(node)) or node.module or node.name
+
+    def run(self) -> Graph:
+        for value in self.model.inputs:
+            self._define(value.name, self._input(value))
+        for node in self.model.nodes:
+            result = self._call(node)
+            for i, output in enumerate(node.outputs):
+                if output and (i == 0 or result is _UNKNOWN):
+                    self._define(output, result)
+        outputs = [] if self.problems else [self._output(name) for name in self.model.outputs]
+        if len(set(outputs)) != len(outputs) or set(outputs) & set(self.builder.inputs):
+            raise FrontendError(
+                f"{self.title}: a result is another result or an input of the model"
+            )
+        if self.problems:
+            more = len(self.problems) - _REPORTED
+            listed = self.problems[:_REPORTED] + ([f"and {more} more"] if more > 0 else [])
+            raise FrontendError(
+                f"{self.title}: cannot be turned into integers:\n  " + "\n  ".join(listed)
+            )
+        return self.builder.build(tuple(outputs))
+
+    def _define(self, name: str, value: Value) -> None:
+        if name in self.values:
+            raise FrontendError(f"{self.title}: tensor {printable(name)!r} has two producers")
+        self.values[name] = value
+
+    def _input(self, value: OnnxInput) -> Activation:
+        layout = "NHWC" if self._channels_last(value.name) else "NCHW"
+        name = printable(value.name) or "input"
+        return Activation(Input(name, value.shape, value.dtype, layout), value.shape, layout)
+
+    def _channels_last(self, name: str) -> bool:
+        """Whether the model moves the channels of this input to the front."""
+        names = {name}
+        for node in self.model.nodes:
+            if names.isdisjoint(node.inputs[:1]):
+                continue
+            if node.operator == "Transpose" and node.attributes.get("perm") == [0, 3, 1, 2]:
+                return True
+            if node.operator in ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip"):
+                names.update(node.outputs[:1])
+        return False
+
+    def _call(self, node: OnnxNode) -> Value:
+        """The node's result, with what cannot be done reported."""
+        missing = [name for name in node.inputs if name and name not in self.values]
+        operands = [self.values.get(name) if name else None for name in node.inputs]
+        try:
+            if missing:
+                raise Unsupported(
+                    f"its input {printable(missing[0])!r} is made by no operator before it "
+                    "(a cycle, or a second result)"
+                )
+            if any(value is _UNKNOWN for value in operands):
+                return _UNKNOWN
+            handler = HANDLERS.get(node.operator)
+            if handler is None:
+                raise Unsupported(REASONS.get(node.operator, "operator not supported"))
+            return handler(self, node, operands)
+        except (Unsupported, BitloopError) as error:
+            reason = str(error)
+        except Exception as error:  # attributes of another type than the operator's
+            reason = f"damaged ({_reason(error)})"
+        self.problems.append(f"{node.name} ({node.operator}): {reason}")
+        return _UNKNOWN
+
+    def _output(self, name: str) -> str:
+        value = self.values.get(name)
+        if not isinstance(value, Activation):
+            raise FrontendError(
+                f"{self.title}: result {printable(name)!r} is made by no operator"
+                + (", it is a constant" if name in self.values else "")
+            )
+        try:
+            while isinstance(value.value, Host):
+                value = value.value.source
+            return self._result(activation(value))
+        except Unsupported as error:
+            raise FrontendError(f"{self.title}: {printable(name)}: {error}") from None
+
+    def _result(self, value: Activation) -> str:
+        source = value.value
+        tensor = (
+            source.real().tensor
+            if isinstance(source, Codes)
+            else self.builder.exact(pending(value, "result"), "result").tensor
+        )
+        spec = self.builder.tensors[tensor]
+        if len(value.shape) != 4 and spec.shape[:2] != (1, 1):
+            raise Unsupported("a flattened image as result: leave out the flatten")
+        self.builder.output(
+            tensor, value.shape[1:], value.layout if len(value.shape) == 4 else "NC"
+        )
+        return tensor
