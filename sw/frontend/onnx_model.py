@@ -39,7 +39,7 @@ from .onnx_operators import (
 from .onnx_shapes import SHAPES
 from .onnx_values import Activation, Codes, Host, Input
 
-__all__ = ["import_onnx", "is_onnx"]
+__all__ = ["import_onnx", "is_onnx", "read_onnx"]
 
 HANDLERS: dict[str, Handler] = {
     "QuantizeLinear": quantize,
@@ -85,6 +85,11 @@ def import_onnx(path: str | Path, multiplier_bits: int = 16) -> Graph:
     A last softmax is left to the host: the graph ends at the logits. Raises `FrontendError` for a
     damaged or foreign file, a float model, and listing every operator that is not supported.
     """
+    return read_onnx(path, multiplier_bits)[0]
+
+
+def read_onnx(path: str | Path, multiplier_bits: int = 16) -> tuple[Graph, tuple[str, ...]]:
+    """As `import_onnx`, with a note on each result that the host has to finish."""
     name = Path(path).stem
     model = read_model(path)
     if not any("Q" in node.operator and "Linear" in node.operator for node in model.nodes):
@@ -93,7 +98,8 @@ def import_onnx(path: str | Path, multiplier_bits: int = 16) -> Graph:
             "onnxruntime.quantization.quantize_static"
         )
     try:
-        return _Importer(model, name, multiplier_bits).run()
+        importer = _Importer(model, name, multiplier_bits)
+        return importer.run(), tuple(importer.notes)
     except FrontendError:
         raise
     except BitloopError as error:
@@ -114,6 +120,7 @@ class _Importer:
         self.title = name
         self.values: dict[str, Value] = dict(model.constants)
         self.problems: list[str] = []
+        self.notes: list[str] = []
         taken: set[str] = set()
         self.layers = {
             id(node): unique(node.module or node.name, taken)
@@ -200,6 +207,10 @@ class _Importer:
             )
         try:
             while isinstance(value.value, Host):
+                self.notes.append(
+                    f"{printable(name)}: {value.value.operator} is left to the host; the graph "
+                    "ends at its input"
+                )
                 value = value.value.source
             return self._result(activation(value))
         except Unsupported as error:

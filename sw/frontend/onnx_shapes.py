@@ -224,7 +224,7 @@ def pad(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activa
 def host(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
     """Left to the host: the graph ends at its input."""
     source = activation(operands[0])
-    return source.like(value=Host(source))
+    return source.like(value=Host(source, node.operator))
 
 
 SHAPES: dict[str, Handler] = {

@@ -92,6 +92,7 @@ class Host:
     """The result of an operator left to the host, such as a last softmax."""
 
     source: Activation
+    operator: str
 
 
 @dataclass(frozen=True, eq=False)
