@@ -58,6 +58,7 @@ class Traffic:
         rng = self.rng
         while len(self.load.queue) < 2:
             self.load.queue.append(self.write())
+        while len(self.store.queue) < 2:
             self.store.queue.append(rng.choice(self.addresses))
         self.load.drive()
         self.store.drive()
