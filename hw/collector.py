@@ -28,7 +28,8 @@ class Collector(wiring.Component):
     def __init__(self, config: CoreConfig, latency: int) -> None:
         """`latency`: cycles from `issued_valid` to `output_valid`: bounds what is under way."""
         self._config = config
-        self._depth = 1 << (latency + 4).bit_length()
+        # In steps of 16, the depth of a distributed RAM cell.
+        self._depth = -(-(latency + 4) // 16) * 16
         super().__init__(
             {
                 "issued_valid": In(1),
@@ -63,8 +64,7 @@ class Collector(wiring.Component):
             self.write_enable.eq(self.output_valid),
             self.write.address.eq(address),
             self.write.parts.eq(1 << part if config.groups_per_word > 1 else 1),
-            # The level counts what the buffered FIFO does not show yet.
-            self.empty.eq((notes.level == 0) & ~self.issued_valid),
+            self.empty.eq(~notes.r_rdy & ~self.issued_valid),
         ]
         for lane in range(config.lanes):
             m.d.comb += self.write.data[lane].eq(self.output[lane % config.columns])
