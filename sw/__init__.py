@@ -51,18 +51,24 @@ def quantize(model: Model, x: NDArray, weights: int | Mapping[str, int] = 8) -> 
 def compile(
     quantized: ExportedProgram | str | PathLike, preset: str = "n8", **settings: int
 ) -> Binary:
-    """Compiles a quantized program (or its .pt2) for a preset; `settings` change fields of it.
+    """Compiles a quantized program, or a model file (.pt2, .tflite), for a preset; `settings`
+    change fields of it.
 
     Raises `FrontendError`, `CompileError` (what does not fit, and by how much) or `ConfigError`.
     """
     from bitloop.hw.config import preset as find_preset
 
     from .compile import compile_graph
-    from .frontend.torch_export import import_program
 
     config = find_preset(preset).replace(**settings)
-    name = Path(quantized).stem if isinstance(quantized, str | PathLike) else "network"
-    graph = import_program(_program(quantized), name, config.multiplier_bits)
+    if isinstance(quantized, str | PathLike):
+        from .frontend.detect import import_file
+
+        graph, _ = import_file(Path(quantized), config.multiplier_bits)
+    else:
+        from .frontend.torch_export import import_program
+
+        graph = import_program(quantized, "network", config.multiplier_bits)
     return compile_graph(graph, config)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bitloop compile`: a quantized program to an accelerator binary."""
+"""`bitloop compile`: a quantized model to an accelerator binary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "compile"
 
 
 def command(
-    network: Annotated[Path, typer.Argument(metavar="Q.pt2", help="Quantized program.")],
+    network: Annotated[Path, typer.Argument(metavar="MODEL", help="Quantized .pt2 or .tflite.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Binary to write.")],
     preset: PresetOption = DEFAULT_PRESET,
     settings: SetOption = None,
@@ -27,15 +27,16 @@ def command(
     """
     config = configure(preset, settings)
     require_file(network)
-    with progress("loading PyTorch") as say:
+    with progress(f"loading {network}") as say:
         from ..compile import compile_graph
-        from ..frontend.torch_export import import_program, load_program
+        from ..frontend.detect import import_file
 
-        program = load_program(network)
+        graph, notes = import_file(network, config.multiplier_bits)
         say(f"compiling {network} for {config.name}")
-        graph = import_program(program, network.stem, config.multiplier_bits)
         binary = compile_graph(graph, config)
         binary.save(output)
+    for note in notes:
+        typer.echo(note, err=True)
     macs = sum(layer.macs for layer in binary.layers)
     typer.echo(
         f"wrote {output}: {len(binary.layers)} layers, {macs:,} MACs, "

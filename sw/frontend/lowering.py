@@ -242,6 +242,8 @@ class GraphBuilder:
         spec = self.tensors[tensor]
 
         def emit(quantization: Quantization) -> str:
+            # XNNPACK's even is the code's, not that of its distance from the zero-point.
+            half_even = False if self.single_precision and quantization.zero_point % 2 else None
             requant = average_requantization(
                 spec.scale,
                 spec.zero_point,
@@ -253,6 +255,7 @@ class GraphBuilder:
                 multiplier_bits=self.multiplier_bits,
                 low=quantization.low,
                 high=quantization.high,
+                half_even=half_even,
                 ties_away_from=ties_away_from,
             )
             node, output = self._output(name, shape, quantization)

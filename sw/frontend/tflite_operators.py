@@ -94,8 +94,9 @@ def _constant(importer: Importer, index: int) -> NDArray[Any]:
 def _image(importer: Importer, operator: Operator, padded: bool = False) -> Real:
     """The first operand as an image of the graph."""
     value = importer.activation(_input(operator, 0), padded)
-    shape = importer.builder.tensors[value.real.tensor].shape
-    if value.shape != (1, *shape):
+    height, width, channels = importer.builder.tensors[value.real.tensor].shape
+    top, left, bottom, right = value.real.padding
+    if value.shape != (1, height + top + bottom, width + left + right, channels):
         raise Unsupported(f"its input of shape {value.shape} is no image (1, height, width, ...)")
     return value.real
 
