@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import BitloopError, FrontendError
 from ..graph.ir import Graph
-from .lowering import GraphBuilder, Unsupported
+from .lowering import GraphBuilder, Pending, Quantization, Real, Unsupported
 from .names import unique
 from .onnx_file import OnnxInput, OnnxModel, OnnxNode, is_onnx, printable, read_model
 from .onnx_integer import INTEGER
@@ -121,6 +121,8 @@ class _Importer:
         self.values: dict[str, Value] = dict(model.constants)
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.codes: dict[tuple[int, Quantization], Codes] = {}
+        self.reals: dict[int, tuple[Pending, Real]] = {}
         taken: set[str] = set()
         self.layers = {
             id(node): unique(node.module or node.name, taken)

@@ -34,6 +34,10 @@ class Importer(Protocol):
     """What handlers see of the walk over the model."""
 
     builder: GraphBuilder
+    codes: dict[tuple[int, Quantization], Codes]
+    """Made by `quantized`, by the identity of what they were made from (which they keep alive)."""
+    reals: dict[int, tuple[Pending, Real]]
+    """Made by `real`, likewise."""
 
     def name(self, node: OnnxNode) -> str:
         """Of the graph's node."""
@@ -77,7 +81,12 @@ def pending(value: Activation, purpose: str = "input") -> Real | Pending:
 
 def real(importer: Importer, value: Value, purpose: str = "input", padded: bool = False) -> Real:
     """An operand as a tensor of the graph."""
-    result = importer.builder.exact(pending(activation(value, purpose), purpose), purpose)
+    source = pending(activation(value, purpose), purpose)
+    if id(source) in importer.reals:
+        return importer.reals[id(source)][1]
+    result = importer.builder.exact(source, purpose)
+    if isinstance(source, Pending):
+        importer.reals[id(source)] = (source, result)
     if any(result.padding) and not padded:
         raise Unsupported("zero padding before anything but a convolution")
     return result
@@ -130,18 +139,22 @@ def quantized(importer: Importer, source: Activation, own: Quantization, name: s
     if isinstance(value, Input):
         if value.dtype != "float":
             raise Unsupported("its input holds codes already")
-        known = value
-        return source.like(value=Codes(lambda q: known.emit(builder, q), own))
+        emit = value.emit
+        return source.like(value=Codes(lambda q: emit(builder, q), own))
     result = pending(source)
     padding: Padding = (0, 0, 0, 0)
+    known = importer.codes.get((id(result), own))
+    if known is not None:  # a pair of quantize and dequantize operators for each consumer
+        return source.like(value=known)
     if isinstance(result, Real):
         before = builder.quantizations[result.tensor]
         if any(result.padding):
             if (before.scale, before.zero_point) != (own.scale, own.zero_point):
                 raise Unsupported("zero padding before anything but a convolution")
             padding = result.padding
-        result = builder.maximum(result.tensor, name)
-    return source.like(value=Codes(result.finish, own, padding))
+        return source.like(value=Codes(builder.maximum(result.tensor, name).finish, own, padding))
+    made = importer.codes[id(result), own] = Codes(result.finish, own)
+    return source.like(value=made)
 
 
 def dequantize(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:

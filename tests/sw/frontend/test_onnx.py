@@ -231,12 +231,12 @@ def network() -> Model:
 
 def quantized(
     folder: Path, model: Path, kind: QuantFormat, activations: QuantType, per_channel: bool,
-    calibration: NDArray[np.float32],
+    calibration: NDArray[np.float32], options: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     path = folder / "quantized.onnx"
     quantize_static(
         model, path, Images(calibration), quant_format=kind, per_channel=per_channel,
-        activation_type=activations, weight_type=QuantType.QInt8,
+        activation_type=activations, weight_type=QuantType.QInt8, extra_options=options,
     )  # fmt: skip
     return path
 
@@ -255,6 +255,28 @@ def test_equals_onnxruntime(
     dtype = "int8" if activations is QuantType.QInt8 else "uint8"
     assert {graph.tensors[n].source_dtype for n in graph.inputs + graph.outputs} == {dtype}
     compare(path, graph, images(16, seed=2))
+
+
+def test_one_node_for_many_quantize_operators(tmp_path: Path) -> None:
+    """A pair of quantize and dequantize operators for each consumer; a maximum without any."""
+    m = network()
+    m.nodes = [node for node in m.nodes if node.op_type != "Softmax"]
+    model = m.save(tmp_path / "float.onnx", ("batch", 3, 16, 16), "logits", opset=17)
+    path = quantized(
+        tmp_path, model, QuantFormat.QDQ, QuantType.QUInt8, True, images(4),
+        {"DedicatedQDQPair": True},
+    )  # fmt: skip
+    pairs = [node for node in onnx.load(path).graph.node if node.op_type == "QuantizeLinear"]
+    assert len({node.input[0] for node in pairs}) < len(pairs)
+    kinds = [type(node).__name__ for node in import_onnx(path).nodes]
+    assert kinds.count("Conv") == 6 and len(kinds) == 10
+    m = Model()
+    pool = m.node("MaxPool", [m.fake("x", 0.02, np.uint8(9))], "pool", kernel_shape=[2, 2])
+    both = [m.fake(layer(m, source, 8, TensorProto.INT8, (4, 3, 1, 1)), 0.05, np.uint8(99))
+            for source in (pool, m.node("Identity", [pool], "same"))]  # fmt: skip
+    y = m.fake(m.node("Add", both, "sum"), 0.1, np.uint8(99))
+    graph = import_onnx(m.save(tmp_path / "m.onnx", (1, 3, 4, 4), y))
+    assert [type(node).__name__ for node in graph.nodes] == ["MaxPool", "Conv", "Conv", "Add"]
 
 
 def equal_nodes(a: Node, b: Node) -> bool:
