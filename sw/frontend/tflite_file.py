@@ -17,7 +17,7 @@ from ..errors import FrontendError
 IDENTIFIER = b"TFL3"
 """Bytes 4..7 of every TensorFlow Lite file."""
 
-MAX_TABLES = 10_000
+MAX_TABLES = 5_000
 """Tensors, operators, operator codes or buffers."""
 MAX_LINKS = 1_000
 """Inputs or outputs of an operator or of the model."""
