@@ -51,8 +51,8 @@ def quantize(model: Model, x: NDArray, weights: int | Mapping[str, int] = 8) -> 
 def compile(
     quantized: ExportedProgram | str | PathLike, preset: str = "n8", **settings: int
 ) -> Binary:
-    """Compiles a quantized program, or a model file (.pt2, .tflite), for a preset; `settings`
-    change fields of it.
+    """Compiles a quantized program, or a model file (.pt2, .tflite, .onnx), for a preset;
+    `settings` change fields of it.
 
     Raises `FrontendError`, `CompileError` (what does not fit, and by how much) or `ConfigError`.
     """

@@ -14,7 +14,9 @@ NAME = "compile"
 
 
 def command(
-    network: Annotated[Path, typer.Argument(metavar="MODEL", help="Quantized .pt2 or .tflite.")],
+    network: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Quantized .pt2, .tflite or .onnx.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Binary to write.")],
     preset: PresetOption = DEFAULT_PRESET,
     settings: SetOption = None,

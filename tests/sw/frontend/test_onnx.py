@@ -29,7 +29,10 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from torch import nn
+from typer.testing import CliRunner
 
+import bitloop
+from bitloop.cli import app
 from bitloop.errors import FrontendError
 from bitloop.frontend.onnx_model import import_onnx, is_onnx
 from bitloop.frontend.torch_export import import_program
@@ -338,6 +341,25 @@ def test_detection(tmp_path: Path) -> None:
             import_onnx(path)
     with pytest.raises(FrontendError, match="No such file"):
         import_onnx(tmp_path / "none.onnx")
+
+
+def test_compiles_whatever_the_name(tmp_path: Path) -> None:
+    """From the file to the binary's program, which the reference device executes."""
+    model = network().save(tmp_path / "float.onnx", ("batch", 3, 16, 16), "y", opset=17)
+    path = quantized(tmp_path, model, QuantFormat.QOperator, QuantType.QInt8, True, images(4))
+    path = path.rename(tmp_path / "network")
+    binary = tmp_path / "network.bitloop"
+    arguments = ["compile", str(path), "--preset", "n8", "--set", "multiplier_bits=31"]
+    result = CliRunner().invoke(app, [*arguments, "-o", str(binary)])
+    assert result.exit_code == 0, result.output
+    assert "y: QLinearSoftmax is left to the host" in result.output
+    graph = import_onnx(path, 31)
+    spec = graph.tensors[graph.inputs[0]]
+    raw = np.random.default_rng(5).integers(-128, 128, (3, 3, 16, 16)).astype(np.int8)
+    found = bitloop.load(binary).run_raw(raw)
+    assert isinstance(found, np.ndarray) and found.dtype == np.int8 and found.shape == (3, 10)
+    expected = execute(graph, {spec.name: unsigned(raw, spec)})[graph.outputs[0]]
+    np.testing.assert_array_equal(found.astype(int) + 128, expected[:, 0, 0])
 
 
 def final(graph: Graph, x: NDArray[np.float32]) -> NDArray[np.uint8]:
