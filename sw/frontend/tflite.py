@@ -3,7 +3,8 @@
 
 With 31-bit multipliers the graph computes the codes of LiteRT's default kernels (XNNPACK, and its
 own int8 average pooling), except where a float32 product rounds to a tie that no constant of its
-channel can follow: 6 of 20 million codes inside ResNet-8 on random images. A softmax at the end stays with the host: the graph ends at the logits.
+channel can follow: 6 of 20 million codes inside ResNet-8 on random images. A softmax at the end
+stays with the host: the graph ends at the logits.
 """
 
 from __future__ import annotations
