@@ -186,15 +186,19 @@ class GraphBuilder:
         dilation: tuple[int, int] = (1, 1),
         groups: int = 1,
         operator: str = "conv",
+        single_precision: bool | None = None,
     ) -> Pending:
         """`weight.codes`: (out_channels, kernel_h, kernel_w, in_channels // groups); `bias`: real
-        values, or integers in units of the input's scale times the weight's."""
+        values, or integers in units of the input's scale times the weight's;
+        `single_precision`: the builder's by default.
+        """
         spec = self.tensors[source.tensor]
+        single = self.single_precision if single_precision is None else single_precision
 
         def emit(quantization: Quantization) -> str:
             sums = weight.codes.reshape(weight.codes.shape[0], -1).sum(1)
             requant = requantization(
-                self._ratio(spec.scale, weight.scales, quantization.scale),
+                _ratio(spec.scale, weight.scales, quantization.scale, single),
                 weight_sum=sums,
                 input_zero_point=spec.zero_point,
                 output_zero_point=quantization.zero_point,
@@ -203,7 +207,7 @@ class GraphBuilder:
                 multiplier_bits=self.multiplier_bits,
                 low=quantization.low,
                 high=quantization.high,
-                single_precision=self.single_precision,
+                single_precision=single,
             )
             node, tensor = self._output(name, shape, quantization)
             top, left, bottom, right = (a + b for a, b in zip(padding, source.padding, strict=True))
@@ -219,11 +223,6 @@ class GraphBuilder:
             return tensor
 
         return Pending(emit)
-
-    def _ratio(self, scale: float, weights: NDArray[np.float64], output: float) -> NDArray:
-        if self.single_precision:
-            return _single(scale) * weights.astype(np.float32) / _single(output)
-        return scale * weights / output
 
     def average(
         self,
@@ -366,6 +365,12 @@ class GraphBuilder:
         )
         validate(graph)
         return graph
+
+
+def _ratio(scale: float, weights: NDArray[np.float64], output: float, single: bool) -> NDArray:
+    if single:
+        return _single(scale) * weights.astype(np.float32) / _single(output)
+    return scale * weights / output
 
 
 def _single(value: float) -> np.float32:

@@ -7,6 +7,10 @@ tensor. Their width is that of their type or of the clip after their quantize op
 whole byte are kept in the narrowest width that holds them all, because ONNX has no other way to say
 it for most tools (PyTorch's exporter drops the limits). A bias in the accumulator's unit stays an
 integer; any other is a real value.
+
+With 31-bit multipliers the codes equal ONNX Runtime's (on processors with VNNI), but for averages
+next to a tie, whose sums it takes in float32, and for products with real biases, which it leaves to
+its float32 kernels.
 """
 
 from __future__ import annotations

@@ -219,9 +219,13 @@ def _product(
     unit = importer.builder.tensors[source.tensor].scale * weight.scales
 
     def make(extra: Value) -> Pending:
+        joined = _bias(extra, unit)
+        # A real bias keeps ONNX Runtime from its integer kernels, which scale in float32.
+        integer = joined is None or joined.dtype.kind == "i"
         return importer.builder.convolution(
-            source, name, weight, _bias(extra, unit), shape=image(shape, layout), **options
-        )
+            source, name, weight, joined, shape=image(shape, layout), single_precision=integer,
+            **options,
+        )  # fmt: skip
 
     return Activation(make(bias), shape, layout, make if bias is None else None)
 
