@@ -20,6 +20,9 @@ ACTIVATION_BANKS = 4
 PARAMETER_WORD_BITS = 36
 """Width of a column's parameter RAM: one ECP5 block RAM is 512 words of 36 bits."""
 
+PREFETCH_BYTES = 1024
+"""Program bytes that the core fetches ahead."""
+
 
 class ConfigError(ValueError):
     """A core configuration breaks a rule; the message names field, rule and value."""
@@ -146,6 +149,7 @@ class CoreConfig:
             "activations": ACTIVATION_BANKS * _block_rams(self.bank_words, 8 * self.lanes),
             "parameters": self.columns * _block_rams(self.parameter_words, PARAMETER_WORD_BITS),
             "steps": _block_rams(self.step_entries, 160),
+            "program": _block_rams(8 * PREFETCH_BYTES // self.data_bits, self.data_bits),
             "trace": _block_rams(self.trace_entries, 32),
         }
 

@@ -8,12 +8,10 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import REQUEST_LAYOUT
-from .config import CoreConfig
+from .config import PREFETCH_BYTES, CoreConfig
 from .isa import FORMATS, HEADER, LINE_BITS, LINE_BYTES, Opcode, Queue, Window
 from .registers import ErrorCode
 
-PREFETCH_BYTES = 1024
-"""Program bytes held ahead; one block RAM where the bus is 32 bits wide."""
 UNDER_WAY_BITS = 6
 """Bits that count instructions handed to a queue and not yet retired; units hold a few."""
 REQUEST_BYTES = 256
