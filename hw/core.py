@@ -109,6 +109,7 @@ class Core(wiring.Component):
         m.d.comb += [
             dispatch.program.eq(registers.program),
             dispatch.lines.eq(registers.program_lines),
+            dispatch.loading.eq(loader.busy),
             dispatch.retired[Queue.LOAD].eq(loader.retired),
             dispatch.retired[Queue.COMPUTE].eq(collector.retired),
             dispatch.retired[Queue.STORE].eq(storer.retired),

@@ -14,8 +14,10 @@ from .registers import ErrorCode
 
 UNDER_WAY_BITS = 6
 """Bits that count instructions handed to a queue and not yet retired; units hold a few."""
-REQUEST_BYTES = 256
+REQUEST_BYTES = 64
 """Program bytes asked for at a time."""
+LINES_BESIDE_LOADS = 4
+"""Lines held or asked for while loads are under way: more would keep their data off the bus."""
 
 
 class Dispatch(wiring.Component):
@@ -27,6 +29,7 @@ class Dispatch(wiring.Component):
     Members
     -------
     start : pulse; `program` and `lines` must hold while the program runs
+    loading : the loader has work
     request, beats : read engine client
     load, compute, store : instructions whose dependencies are satisfied
     retired : pulse a queue
@@ -45,6 +48,7 @@ class Dispatch(wiring.Component):
                 "start": In(1),
                 "program": In(32),
                 "lines": In(32),
+                "loading": In(1),
                 "request": Out(stream.Signature(REQUEST_LAYOUT)),
                 "beats": In(stream.Signature(config.data_bits)),
                 "load": Out(line),
@@ -165,11 +169,18 @@ class Dispatch(wiring.Component):
         offset = Signal(32, reset_less=True)
         lines_left = Signal(32)  # not yet asked for
         space = Signal(range(depth + 1), init=depth)  # beats neither asked for nor held
+        modest = Signal()
         ask = Signal(range(REQUEST_BYTES // LINE_BYTES + 1))
         most = REQUEST_BYTES // LINE_BYTES
         m.d.comb += [
             ask.eq(Mux(lines_left < most, lines_left, most)),
-            self.request.valid.eq((lines_left != 0) & ~halted & (space >= most * beats_a_line)),
+            modest.eq(space > depth - LINES_BESIDE_LOADS * beats_a_line),
+            self.request.valid.eq(
+                (lines_left != 0)
+                & ~halted
+                & (space >= most * beats_a_line)
+                & (modest | ~self.loading)
+            ),
             self.request.payload.window.eq(Window.PROGRAM),
             self.request.payload.offset.eq(offset),
             self.request.payload.bytes.eq(ask * LINE_BYTES),
