@@ -169,9 +169,9 @@ class CoreConfig:
 
     def replace(self, **changes: int) -> CoreConfig:
         """A copy with some fields changed; raises `ConfigError` for an unknown or bad one."""
-        known = {f.name for f in dataclasses.fields(self)}
+        known = {f.name for f in dataclasses.fields(self)} - {"name"}
         for field in changes:
-            if field not in known or field == "name":
+            if field not in known:
                 raise ConfigError(f"{self.name}: no such setting {field!r}; known: {sorted(known)}")
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # `name` is not in it
 

@@ -102,7 +102,10 @@ def run_regression(
     layers to run on the whole core, as tests `layers.KIND-wBITS`. Raises `DeviceError` if the
     filter matches no test.
     """
-    pattern = re.compile(filter or "")
+    try:
+        pattern = re.compile(filter or "")
+    except re.error as error:
+        raise DeviceError(f"test filter {filter!r} is not a regular expression: {error}") from None
     results: list[TestResult] = []
     for name in benches if benches is not None else bench_names():
         module = importlib.import_module(f"{BENCH_PACKAGE}.bench_{name}")

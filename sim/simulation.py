@@ -34,6 +34,9 @@ INTERRUPT_CYCLES = 500_000
 
 _HERE = Path(__file__).parent
 
+MAX_BYTES_PER_CYCLE = 1 << 16
+"""Far beyond any bus; keeps the memory model's counters in range."""
+
 
 class Fault(enum.IntEnum):
     """What the memory can be told to do wrong, at one address; see memory.h."""
@@ -129,6 +132,16 @@ class Simulation:
             raise DeviceError(
                 f"memory latency, bytes a cycle and outstanding bursts must be at least 1, not "
                 f"{memory.latency}, {memory.bytes_per_cycle}, {outstanding}"
+            )
+        if memory.latency >= config.watchdog_cycles:
+            raise DeviceError(
+                f"memory latency {memory.latency} is not below the {config.watchdog_cycles} cycles "
+                "after which the core gives up (watchdog_cycles)"
+            )
+        if memory.bytes_per_cycle > MAX_BYTES_PER_CYCLE:
+            raise DeviceError(
+                f"memory bytes a cycle must be at most {MAX_BYTES_PER_CYCLE}, not "
+                f"{memory.bytes_per_cycle}"
             )
         recipe = core_recipe(config, verilog(config, progress), waves is not None)
         self._library = _open(build(recipe, progress))

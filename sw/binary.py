@@ -56,6 +56,9 @@ class Port:
         return height * width * channels
 
 
+WEIGHTED_OPERATORS = ("conv", "depthwise", "linear")
+
+
 @dataclass(frozen=True)
 class LayerInfo:
     """What reports say about a layer; its last COMPUTE carries a mark."""
@@ -67,6 +70,11 @@ class LayerInfo:
     """Width the weights are multiplied in: 8, 4 or 2."""
     macs: int
     """Multiply-accumulates of one image, padded taps counted; 0 where nothing is multiplied."""
+
+    @property
+    def network_weight_bits(self) -> int | None:
+        """`weight_bits`, None for a layer whose weights are not the network's: pooling, adding."""
+        return self.weight_bits if self.op.split("+")[0] in WEIGHTED_OPERATORS else None
 
 
 @dataclass(frozen=True)

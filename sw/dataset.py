@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
+
+_UNREADABLE = (
+    ValueError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy and zipfile raise for damaged files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +43,8 @@ class Dataset:
         """Two disjoint random halves; the same seed gives the same halves."""
         if len(self) < 2:
             raise DataError(f"data: {len(self)} image(s) cannot be split in halves; give 2 or more")
+        if seed < 0:
+            raise DataError(f"seed: must be 0 or more, not {seed}")
         order = np.random.default_rng(seed).permutation(len(self))
         middle = len(self) // 2
         return self.take(order[:middle]), self.take(order[middle:])
@@ -46,7 +61,7 @@ def load_dataset(path: Path) -> Dataset:
                 raise DataError(f"{path}: no array named x; it holds {sorted(archive)}")
             x = archive["x"]
             y = archive["y"] if "y" in archive else None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable .npz archive ({error})") from None
     return check_dataset(x, y, str(path))
 
@@ -79,5 +94,5 @@ def load_arrays(path: Path) -> NDArray | dict[str, NDArray]:
             return loaded
         with loaded:
             return dict(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable .npy array ({error})") from None

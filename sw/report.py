@@ -87,7 +87,7 @@ def latency_report(binary: Binary, profile: Profile, device: str) -> LatencyRepo
             LayerLatency(
                 name=layer.name,
                 op=layer.op,
-                weight_bits=layer.weight_bits or None,
+                weight_bits=layer.network_weight_bits,
                 macs=layer.macs,
                 cycles=cycles,
                 utilization=round(layer.macs / peak, 4) if peak else 0.0,

@@ -88,7 +88,7 @@ DeviceOption = Annotated[
     Literal["reference", "verilator"],
     typer.Option("--device", help="`reference` (no notion of time) or `verilator` (the RTL)."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -119,13 +119,12 @@ def parse_memory(text: str | None) -> MemoryModel:
     from ..devices.interface import MemoryModel
 
     values = {"latency": MemoryModel.latency, "bytes": MemoryModel.bytes_per_cycle}
-    least = {"latency": 0, "bytes": 1}
     for part in text.split(",") if text else ():
         name, _, value = part.partition("=")
         name = name.strip()
-        if name not in values or not value.strip().isdecimal() or int(value) < least[name]:
+        if name not in values or not value.strip().isdecimal() or int(value) < 1:
             raise ConfigError(
-                f"--memory {text}: {part!r} must be latency=CYCLES (0 or more) or "
+                f"--memory {text}: {part!r} must be latency=CYCLES (1 or more) or "
                 f"bytes=BYTES_A_CYCLE (1 or more)"
             )
         values[name] = int(value)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import check_output
 from .common import DEFAULT_PRESET, PresetOption, SetOption, configure, progress, require_file
 
 NAME = "compile"
@@ -29,6 +30,7 @@ def command(
     """
     config = configure(preset, settings)
     require_file(network)
+    check_output(output)
     with progress(f"loading {network}") as say:
         from ..compile import compile_graph
         from ..frontend.detect import import_file

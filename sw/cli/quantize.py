@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..files import check_output
 from .common import progress, require_file
 
 NAME = "quantize"
@@ -29,6 +30,7 @@ def command(
     """
     for path in (network, data):
         require_file(path)
+    check_output(output)
     with progress("loading PyTorch") as say:
         import bitloop
 

@@ -49,10 +49,11 @@ def command(
 
     from ..binary import Binary
     from ..dataset import load_arrays
-    from ..files import replacing
+    from ..files import check_output, replacing
     from ..session import Session, open_device
 
     model = parse_memory(memory)
+    check_output(output_path)
     loaded = Binary.load(binary)
     loaded.check_config(configure_loaded(loaded.config, preset, settings))
     inputs = load_arrays(input_path)
@@ -60,12 +61,12 @@ def command(
         session = Session(loaded, open_device(device, loaded.config, model, say))
         say("running")
         outputs = session.run_raw(inputs) if raw else session.run(inputs)
+    arrays = {"y": outputs} if isinstance(outputs, np.ndarray) else outputs
     with replacing(output_path) as temporary, temporary.open("wb") as file:
-        if isinstance(outputs, np.ndarray):
+        if isinstance(outputs, np.ndarray) and output_path.suffix != ".npz":
             np.save(file, outputs)
         else:
-            np.savez(file, allow_pickle=False, **outputs)
-    arrays = {"y": outputs} if isinstance(outputs, np.ndarray) else outputs
+            np.savez(file, allow_pickle=False, **arrays)
     images = len(next(iter(arrays.values())))
     cycles = session.profile.cycles if session.profile is not None else None
     if as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..files import check_output
 from .common import (
     DEFAULT_PRESET,
     JsonOption,
@@ -68,6 +69,7 @@ def command(
     model = parse_memory(memory)
     for path in (network, data, *((evaluation,) if evaluation else ())):
         require_file(path)
+    check_output(output)
     with progress("loading PyTorch") as say:
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..files import write_if_changed
+from bitloop.hw.config import ConfigError
+
+from ..files import check_output, write_if_changed
 from .common import DEFAULT_PRESET, PresetOption, SetOption, configure, progress
 
 NAME = "verilog"
@@ -31,6 +33,9 @@ def command(
     Example: bitloop verilog --preset n16 --target ecp5 -o build/core.v
     """
     config = configure(preset, settings)
+    if output.suffix == ".json":
+        raise ConfigError(f"--output {output}: the description goes to .json; name the Verilog .v")
+    check_output(output)
     with progress(f"generating Verilog of {config.name} ({target})"):
         from bitloop.hw.verilog import describe, emit
 

@@ -59,3 +59,22 @@ def test_files_that_are_no_archives_are_refused(tmp_path):
     np.save(tmp_path / "single.npy", np.ones(3))
     with pytest.raises(DataError, match="single array"):
         load_dataset(tmp_path / "single.npy")
+
+
+def test_damaged_arrays_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, x=np.random.default_rng(0).random((4, 50)).astype(np.float32))
+    raw = bytearray(path.read_bytes())
+    raw[80:120] = bytes(40)
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match="not a readable"):
+        load_dataset(path)
+    header = tmp_path / "x.npy"
+    header.write_bytes(b"\x93NUMPY\x01\x00\x10\x00{garbage!!!!!!!!")
+    with pytest.raises(DataError, match="not a readable"):
+        load_arrays(header)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(DataError, match="seed"):
+        Dataset(np.zeros((4, 2), np.float32)).halves(-1)

@@ -104,11 +104,11 @@ def test_usage_errors_exit_with_2(arguments):
 
 
 def test_memory_and_settings_parse():
-    memory = parse_memory("bytes=8, latency=0")
-    assert (memory.latency, memory.bytes_per_cycle) == (0, 8)
+    memory = parse_memory("bytes=8, latency=1")
+    assert (memory.latency, memory.bytes_per_cycle) == (1, 8)
     assert parse_memory(None) == parse_memory("latency=40,bytes=4")
     assert parse_setting("weight_rows=0x200") == ("weight_rows", 512)
-    for text in ("latency", "latency=-1", "latency=4;bytes=4", "=4"):
+    for text in ("latency", "latency=-1", "latency=0", "latency=4;bytes=4", "=4"):
         with pytest.raises(ConfigError, match="--memory"):
             parse_memory(text)
 
