@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compute unit: walks step lists and issues one array step a cycle.
 
-An instruction starts by prefetching steps and the first group's parameters. Once the COMPUTEs it
-waits for have retired (and, if its constants differ from those in the columns, the array is empty;
-they are sent beside the first steps), every cycle issues one step unless
+An instruction starts by sending its constants to the columns where they differ from the ones there
+(which waits until the array is empty) and prefetching the first group's parameters; then every
+cycle issues one step unless
 
 * the entry is not there yet (the first of an instruction),
 * the first pixel of a group would end before the group's parameters are in the shadow registers,
@@ -30,8 +30,7 @@ class ComputeUnit(wiring.Component):
 
     Members
     -------
-    instruction : stream of COMPUTE instructions whose loads and stores have retired
-    retired : COMPUTEs that have retired, modulo 2^16
+    instruction : stream of COMPUTE instructions whose dependencies are satisfied
     restart : pulse; a program starts: constants are sent again, so that every run of a program
         takes the same cycles
     step_write : step RAM write port, for the loader
@@ -50,7 +49,6 @@ class ComputeUnit(wiring.Component):
         super().__init__(
             {
                 "instruction": In(stream.Signature(FORMATS[Opcode.COMPUTE].layout())),
-                "retired": In(16),
                 "restart": In(1),
                 "step_write": In(step_write_layout()),
                 "load": Out(load_write_layout(config)),
@@ -231,52 +229,48 @@ class ComputeUnit(wiring.Component):
         held = [Signal(36, name=f"held{i}", reset_less=True) for i in range(len(wanted))]
         held_valid = Signal()
         changed = Signal()
-        word = Signal(range(len(wanted)))
+        word = Signal(range(len(wanted)), reset_less=True)
         m.d.comb += changed.eq(
             ~held_valid | Cat(h != w for h, w in zip(held, wanted, strict=True)).any()
         )
 
         with m.If(self.restart):
             m.d.sync += held_valid.eq(0)
-
-        # Constants are used long after a step is issued, so they follow the first ones' steps.
-        sending = Signal()
-        with m.If(sending):
-            m.d.comb += [
-                self.load.valid.eq(1),
-                self.load.target.eq(LoadTarget.CONSTANTS),
-                self.load.address.eq(word),
-                # Not looked at for constants; driven, so that no Verilog simulator holds them
-                # unknown.
-                self.load.column.eq(word),
-                self.load.chunk.eq(word),
-            ]
-            with m.Switch(word):
-                for i, value in enumerate(wanted):
-                    with m.Case(i):
-                        m.d.comb += self.load.data.eq(value)
-                        m.d.sync += held[i].eq(value)
-            m.d.sync += word.eq(word + 1)
-            with m.If(word == len(wanted) - 1):
-                m.d.sync += [word.eq(0), held_valid.eq(1), sending.eq(0)]
-        lag = Signal(16)
-        m.d.comb += lag.eq(self.retired - instruction.wait_compute)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.instruction.ready.eq(~sending)
+                m.d.comb += self.instruction.ready.eq(1)
                 m.d.sync += instruction.eq(offered)
-                with m.If(self.instruction.valid & ~sending):
+                m.d.sync += word.eq(0)
+                with m.If(self.instruction.valid):
                     m.next = "BEGIN"
                     with m.If(wrong):
                         m.next = "ILLEGAL"
             with m.State("BEGIN"):
                 m.d.comb += [begin.eq(1), self.active.eq(1)]
-                m.next = "WAIT"
-            with m.State("WAIT"):  # steps and parameters are fetched meanwhile
+                m.next = "RUN"
+                with m.If(changed):
+                    m.next = "CONSTANTS"
+            with m.State("CONSTANTS"):
                 m.d.comb += self.active.eq(1)
-                with m.If(~lag[15] & (self.empty | ~changed)):
-                    m.d.sync += sending.eq(changed)
-                    m.next = "RUN"
+                with m.If(self.empty):
+                    m.d.comb += [
+                        self.load.valid.eq(1),
+                        self.load.target.eq(LoadTarget.CONSTANTS),
+                        self.load.address.eq(word),
+                        # Not looked at for constants; driven, so that no Verilog simulator holds
+                        # them unknown.
+                        self.load.column.eq(word),
+                        self.load.chunk.eq(word),
+                    ]
+                    with m.Switch(word):
+                        for i, value in enumerate(wanted):
+                            with m.Case(i):
+                                m.d.comb += self.load.data.eq(value)
+                                m.d.sync += held[i].eq(value)
+                    m.d.sync += word.eq(word + 1)
+                    with m.If(word == len(wanted) - 1):
+                        m.d.sync += held_valid.eq(1)
+                        m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += [running.eq(1), self.active.eq(1)]
                 with m.If(finish):

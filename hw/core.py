@@ -146,7 +146,6 @@ class Core(wiring.Component):
             array.picks.eq(operands.picks),
             array.residual.eq(operands.residual),
             compute.empty.eq(collector.empty),
-            compute.retired.eq(dispatch.retired_computes),
             collector.issued_valid.eq(compute.output_valid),
             collector.issued_address.eq(compute.output_address),
             collector.issued_part.eq(compute.output_part),

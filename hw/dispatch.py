@@ -31,9 +31,8 @@ class Dispatch(wiring.Component):
     start : pulse; `program` and `lines` must hold while the program runs
     loading : the loader has work
     request, beats : read engine client
-    load, compute, store : instructions whose dependencies are satisfied, but for a COMPUTE's on
-        earlier ones
-    retired : pulse a queue; retired_computes : COMPUTEs so far, modulo 2^16
+    load, compute, store : instructions whose dependencies are satisfied
+    retired : pulse a queue
     waiting : for the COMPUTE slot: unsatisfied dependency on each queue; all 0 if the slot is empty
     slot_full : slots that hold an instruction
     finished : the program reached HALT and everything retired
@@ -56,7 +55,6 @@ class Dispatch(wiring.Component):
                 "compute": Out(stream.Signature(FORMATS[Opcode.COMPUTE].layout())),
                 "store": Out(line),
                 "retired": In(len(Queue)),
-                "retired_computes": Out(16),
                 "waiting": Out(len(Queue)),
                 "slot_full": Out(len(Queue)),
                 "finished": Out(1),
@@ -80,7 +78,6 @@ class Dispatch(wiring.Component):
                 m.d.sync += retired[q].eq(retired[q] + 1)
         pending = Signal()
         m.d.comb += pending.eq(Cat(*under_way).any())
-        m.d.comb += self.retired_computes.eq(retired[Queue.COMPUTE])
 
         def unsatisfied(fields: data.View) -> list:
             """Dependencies on each queue that are not met yet, counters modulo 2^16."""
@@ -95,7 +92,6 @@ class Dispatch(wiring.Component):
         # ---- slots ----------------------------------------------------------------------------
         outputs = (self.load, self.compute, self.store)
         free = Signal(len(Queue))
-        own_wait = (Queue.COMPUTE, Queue.COMPUTE)
         slots = []
         for q, output in zip(Queue, outputs, strict=True):
             bits = 2 * LINE_BITS if q is Queue.COMPUTE else LINE_BITS
@@ -104,8 +100,7 @@ class Dispatch(wiring.Component):
             view = data.View(_header_layout(), slot[: _header_layout().size])
             lags = unsatisfied(view)
             m.d.comb += [
-                # The compute unit waits for earlier COMPUTEs itself, when it is ready to issue.
-                output.valid.eq(full & ~Cat(lags[o] for o in Queue if (q, o) != own_wait).any()),
+                output.valid.eq(full & ~Cat(*lags).any()),
                 output.payload.eq(slot),
                 free[q].eq(~full | output.ready & output.valid),
             ]
