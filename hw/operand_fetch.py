@@ -12,6 +12,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .activation_ram import BANK_BITS, BANK_READ_LAYOUT
+from .choose import choose
 from .config import ACTIVATION_BANKS, CoreConfig
 from .isa import ADDRESS_BITS, STEP_SLOTS, Mode
 from .pixel_walk import part_shape
@@ -147,10 +148,10 @@ class OperandFetch(wiring.Component):
                 bank = Signal(BANK_BITS, reset_less=True, name=f"word{k}_lane{lane}_bank")
                 inside = Signal(reset_less=True, name=f"word{k}_lane{lane}_inside")
                 m.d.sync += [
-                    bank.eq(_four_way(slot, banks)),
-                    inside.eq(_four_way(slot, list(operation.inside))),
+                    bank.eq(choose(slot, dict(enumerate(banks)))),
+                    inside.eq(choose(slot, dict(enumerate(operation.inside)))),
                 ]
-                value = _four_way(bank, [self.bank_data[b][lane] for b in range(ACTIVATION_BANKS)])
+                value = choose(bank, {b: self.bank_data[b][lane] for b in range(ACTIVATION_BANKS)})
                 m.d.sync += word[lane].eq(Mux(inside, value, padding))
         final_part = Signal(part_shape(config), reset_less=True)
         part = Signal(part_shape(config), reset_less=True)
@@ -177,16 +178,9 @@ class OperandFetch(wiring.Component):
     def _residual(self, m: Module, operation: data.View) -> None:
         """Hold the residual word until the step that ends its pixel."""
         bank = operation.residual_address[:BANK_BITS]
-        word = _four_way(bank, [self.bank_data[b].as_value() for b in range(ACTIVATION_BANKS)])
+        word = choose(bank, {b: self.bank_data[b].as_value() for b in range(ACTIVATION_BANKS)})
         with m.If(operation.residual_read):
             m.d.sync += self.residual.eq(_part(word, operation.part, self._config))
-
-
-def _four_way(select, values):
-    """A tree of two-way multiplexers: two LUT4 a bit, where a decoded select takes three."""
-    low = Mux(select[0], values[1], values[0])
-    high = Mux(select[0], values[3], values[2])
-    return Mux(select[1], high, low)
 
 
 def _part(word, part, config: CoreConfig):
