@@ -29,11 +29,14 @@ outermost, then rows, then pixels, one step list walk a pixel::
                 inside = 0 <= y < input_height and 0 <= x < input_width
                 word[j] = RAM[A + entry.offset[j] + r * entry.increment] if inside else padding x N
               if entry.shift: push (word[0][c], word[1][c], word[2][c]) into the window of column c
-              if entry.mac:
+              if entry.seed: see *Partial sums*
+              elif entry.mac:
                 accumulate(word, weight RAM[weight_base + g * weight_group_step + index])
                 index += 0 if entry.hold else 1
-          requantize, add, write to RAM[output_base + oy * output_row_step + ox * output_pixel_step
-                                        + g // gpw], bytes (g % gpw) * M ... + M - 1
+              if entry.emit or this is the pixel's last step:
+                requantize, add, write to RAM[output_base + oy * output_row_step
+                                              + ox * output_pixel_step + g // gpw + emitted],
+                    bytes (g % gpw) * M ... + M - 1; emitted += 1 (0 at a pixel's start)
 
 All activation addresses are in words, modulo 2^14. The bank of a word is its address modulo 4;
 two words of one step must lie in different banks (the hardware reads one of two that collide).
@@ -66,6 +69,24 @@ is at residual_base + oy * residual_row_step + ox * residual_pixel_step + g // g
 lanes as the output; y = clamp((y * add_output_multiplier + r * add_residual_multiplier +
 add_constant) >> add_shift, add_low, add_high).
 
+*Partial sums.* A layer whose weights exceed the RAM runs as passes over parts of its input
+channels, its 32-bit sums kept exactly in the activation RAM between them, four words a pixel: byte
+k of the sum of column c is byte (g % gpw) * M + c of word k.
+
+* Out: `wrap` in the COMPUTE replaces the clamp of the requantizer by its low 8 bits, and entries
+  with `emit` make more than one output a pixel: with n outputs a pixel, the i-th uses parameter
+  word parameter_base + (g * n + i) * words per group. Four of them, with M = 1, C = 0, S = 8i,
+  write the sum; the steps between them multiply nothing (`hold` on a weight row of zeros).
+* In: entries with `seed` take their words from residual_base + oy * residual_row_step + ox *
+  residual_pixel_step + g // gpw + entry.offset, never padding (`residual` itself must be 0). One
+  without `mac` notes byte c of words 1, 2 and 3 as the upper bytes of the seed; one with `mac` and
+  only slot 0 valid sets the accumulator to the seed, word[0][c] its lowest byte. They are the
+  first two entries of a pixel's list, with repeat 0, in this order; at least 8 steps must follow.
+  (`seeded` in the COMPUTE announces them.)
+
+**LOAD_TABLE** fills the table of 256 bytes. LOAD_ACTIVATIONS with `table` replaces each byte b by
+table[b], after the XOR of `signed_codes`. Loads run in order, so the next load sees the table.
+
 **LOAD_ACTIVATIONS** reads `segments` runs of `segment_bytes` bytes, `segment_stride` bytes apart,
 as one stream of `height` x `width` pixels of `channels` bytes (any byte alignment; segments *
 segment_bytes must equal height * width * channels), XORs 0x80 into each byte if `signed_codes`, and
@@ -73,7 +94,10 @@ writes each pixel into ceil(channels / N) consecutive words (bytes beyond `chann
 from `destination` + y * row_step. With `fold` = F > 0 (channels <= 4, F * channels <= N) each pixel
 makes one word instead: bytes 0 .. F * channels - 1 are the pixels x - F + 1 .. x of the row, oldest
 first, pixels outside the row being `fill`; `fold_extra` further words follow at the row's end
-(x = width .. width + fold_extra - 1). **STORE_ACTIVATIONS** is the reverse of the unfolded load.
+(x = width .. width + fold_extra - 1). Of these, words are written only for x = fold_phase,
+fold_phase + fold_skip + 1, ... (one after the other).
+
+**STORE_ACTIVATIONS** is the reverse of the unfolded load.
 """
 
 from __future__ import annotations
@@ -86,7 +110,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from amaranth.lib import data
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 LINE_BITS = 256
 LINE_BYTES = LINE_BITS // 8
 ADDRESS_BITS = 14
@@ -108,6 +132,7 @@ class Opcode(enum.IntEnum):
     LOAD_ACTIVATIONS = 4
     COMPUTE = 5
     STORE_ACTIVATIONS = 6
+    LOAD_TABLE = 7
 
 
 class Mode(enum.IntEnum):
@@ -216,7 +241,7 @@ HEADER = (
     Field("wait_load", 16, "LOAD instructions that must have retired"),
     Field("wait_compute", 16, "COMPUTE instructions that must have retired"),
     Field("wait_store", 16, "STORE instructions that must have retired"),
-    Field("header_reserved", 11, "zero"),
+    Field("header_reserved", 3, "zero"),
 )
 
 _SOURCE = (
@@ -266,6 +291,9 @@ FORMATS: dict[Opcode, Format] = {
         Field("fold", 4, "pixels folded into one word; 0 = not folded"),
         Field("fold_extra", 4, "further words at each row's end when folded"),
         Field("fill", 8, "code of pixels left and right of the row when folded"),
+        Field("fold_skip", 2, "pixels without a word after each that has one"),
+        Field("fold_phase", 2, "first pixel that has a word, at most `fold_skip`"),
+        Field("table", 1, "replace each byte by its entry of the table"),
     ),
     Opcode.COMPUTE: _instruction(
         "COMPUTE",
@@ -274,6 +302,8 @@ FORMATS: dict[Opcode, Format] = {
         Field("residual", 1, "second stage adds a residual"),
         Field("half_even", 1, "round ties to even instead of up"),
         Field("output_parity", 1, "output zero-point modulo 2, for half_even"),
+        Field("wrap", 1, "the requantizer's result is its low 8 bits instead of clamped"),
+        Field("seeded", 1, "the first two entries seed the accumulator"),
         Field("step_base", 10, "first step entry"),
         Field("prologue_count", 10, "entries walked once at the start of each row"),
         Field("step_count", 10, "body entries, walked for every pixel, at least 1"),
@@ -308,6 +338,7 @@ FORMATS: dict[Opcode, Format] = {
         Field("add_low", 8, "lower clamp after the addition"),
         Field("add_high", 8, "upper clamp after the addition"),
     ),
+    Opcode.LOAD_TABLE: _instruction("LOAD_TABLE", 1, *_SOURCE),
     Opcode.STORE_ACTIVATIONS: _instruction("STORE_ACTIVATIONS", 1, *_SOURCE, *_PIXELS),
 }
 
@@ -335,6 +366,8 @@ STEP = Format(
         Field("merge1", 5, "first lane of slot 1"),
         Field("merge2", 5, "first lane of slot 2"),
         Field("merge3", 5, "first lane of slot 3"),
+        Field("seed", 1, "words are a partial sum"),
+        Field("emit", 1, "an output follows although the pixel goes on"),
     ),
 )
 
@@ -342,6 +375,7 @@ QUEUE_OF: dict[Opcode, Queue] = {
     Opcode.LOAD_WEIGHTS: Queue.LOAD,
     Opcode.LOAD_PARAMETERS: Queue.LOAD,
     Opcode.LOAD_STEPS: Queue.LOAD,
+    Opcode.LOAD_TABLE: Queue.LOAD,
     Opcode.LOAD_ACTIVATIONS: Queue.LOAD,
     Opcode.COMPUTE: Queue.COMPUTE,
     Opcode.STORE_ACTIVATIONS: Queue.STORE,

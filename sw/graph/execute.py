@@ -7,15 +7,15 @@ proven to be an exactly represented integer: float32 while 255 * sum|w| < 2^24, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..numerics import add_requantize, requantize
-from .ir import Add, AvgPool, Conv, Graph, MaxPool, Node
-from .validate import output_size
+from .ir import Add, AvgPool, Concat, Conv, Graph, MaxPool, Node, Reshape, Slice, Table
+from .validate import dilated_size, output_size
 
 Codes = NDArray[np.uint8]
 
@@ -59,6 +59,14 @@ def run_node(graph: Graph, node: Node, operands: list[Codes]) -> Codes:
         for tap in taps[1:]:
             np.maximum(result, tap, out=result)
         return np.clip(result, np.uint8(node.low), np.uint8(node.high), out=result)
+    if isinstance(node, Concat):
+        return np.concatenate(operands, axis=3)
+    if isinstance(node, Slice):
+        return x[(slice(None), *_positions(node.start, node.step, target.shape))]
+    if isinstance(node, Reshape):
+        return x.reshape(x.shape[0], *target.shape)
+    if isinstance(node, Table):
+        return node.table[x]
     assert isinstance(node, Add)
     return add_requantize(
         x, operands[1], node.multiplier_a, node.multiplier_b, node.constant, node.shift,
@@ -66,10 +74,17 @@ def run_node(graph: Graph, node: Node, operands: list[Codes]) -> Codes:
     )  # fmt: skip
 
 
+def _positions(
+    start: tuple[int, int, int], step: tuple[int, int, int], shape: tuple[int, int, int]
+) -> Iterator[slice]:
+    for first, every, count in zip(start, step, shape, strict=True):
+        yield slice(first, first + every * (count - 1) + 1, every)
+
+
 def accumulate(node: Conv, x: Codes, zero_point: int) -> NDArray[np.int64]:
     """Accumulators sum(q * w) of a convolution, (batch, rows, columns, out_channels), int64; the
     padding is `zero_point`."""
-    x = _pad(x, node.padding, zero_point)
+    x = _pad(_dilate(x, node.input_dilation, zero_point), node.padding, zero_point)
     if node.groups == x.shape[3] and node.groups > 1:
         return _accumulate_depthwise(node, x)
     per_group = x.shape[3] // node.groups
@@ -103,6 +118,16 @@ def _check_inputs(graph: Graph, inputs: Mapping[str, Codes]) -> dict[str, Codes]
     return values
 
 
+def _dilate(x: Codes, dilation: tuple[int, int], code: int) -> Codes:
+    """`code` between the pixels, so that they lie `dilation` rows and columns apart."""
+    if dilation == (1, 1):
+        return x
+    height, width = dilated_size(x.shape[1], dilation[0]), dilated_size(x.shape[2], dilation[1])
+    wide = np.full((x.shape[0], height, width, x.shape[3]), code, np.uint8)
+    wide[:, :: dilation[0], :: dilation[1]] = x
+    return wide
+
+
 def _pad(x: Codes, padding: tuple[int, int, int, int], code: int) -> Codes:
     top, left, bottom, right = padding
     if not any(padding):
@@ -134,9 +159,11 @@ def _taps(
 def _conv(node: Conv, x: Codes, zero_point: int, output_zero_point: int) -> Codes:
     """Batch cut so that a piece's gathered windows stay near `_CHUNK_BYTES`."""
     out_channels, kernel_h, kernel_w, _ = node.weights.shape
-    rows = output_size(x.shape[1], node.padding[0], node.padding[2], kernel_h, node.stride[0],
+    height = dilated_size(x.shape[1], node.input_dilation[0])
+    width = dilated_size(x.shape[2], node.input_dilation[1])
+    rows = output_size(height, node.padding[0], node.padding[2], kernel_h, node.stride[0],
                        node.dilation[0])  # fmt: skip
-    columns = output_size(x.shape[2], node.padding[1], node.padding[3], kernel_w, node.stride[1],
+    columns = output_size(width, node.padding[1], node.padding[3], kernel_w, node.stride[1],
                           node.dilation[1])  # fmt: skip
     taps = 1 if node.groups == x.shape[3] else kernel_h * kernel_w
     image_bytes = rows * columns * 4 * max(taps * x.shape[3], 2 * out_channels)

@@ -78,6 +78,10 @@ class Conv(Node):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     """1, or in_channels (depthwise), or a divisor of both channel counts."""
+    input_dilation: tuple[int, int] = (1, 1)
+    """Rows and columns from one input pixel to the next once the input zero-point has been inserted
+    between them, before padding: with stride 1 the transposed convolution of that stride (the
+    kernel is already turned around), with a kernel of ones nearest-neighbour upsampling."""
     operator: str = "conv"
     """`conv`, `depthwise` or `linear`, for reports."""
 
@@ -117,6 +121,47 @@ class Add(Node):
     high: int = 255
 
 
+@dataclass(frozen=True)
+class Concat(Node):
+    """Inputs one after the other along the channels; all quantized alike."""
+
+
+@dataclass(frozen=True)
+class Slice(Node):
+    """Every `step`-th row, column and channel from `start` on; as many as the output has."""
+
+    start: tuple[int, int, int] = field(kw_only=True)
+    step: tuple[int, int, int] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Reshape(Node):
+    """The same codes in the same order (height, width, channels), channels innermost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Node):
+    """y = table[q]: any function of one value, such as hard-swish or a change of scale."""
+
+    table: NDArray[np.uint8] = field(kw_only=True)
+    """(256,)"""
+    function: str = "table"
+    """What it computes, for reports."""
+
+
+@dataclass(frozen=True)
+class HostOperator:
+    """What the host computes from a graph output's real values."""
+
+    name: str
+    operator: str
+    """`softmax`, `log_softmax` or `argmax`."""
+    input: str
+    """A graph output."""
+    axis: int = -1
+    """Of the output in its source shape, batch dimension included."""
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in execution order; exactly one producer a tensor, graph inputs have none."""
@@ -127,3 +172,5 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     multiplier_bits: int = 16
+    host: tuple[HostOperator, ...] = ()
+    """At most one an output."""

@@ -18,9 +18,23 @@ from ..numerics import (
     constant_bits,
     fits_signed,
 )
-from .ir import Add, AvgPool, Conv, Graph, MaxPool, Node, Requantization, TensorSpec
+from .ir import (
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Graph,
+    MaxPool,
+    Node,
+    Requantization,
+    Reshape,
+    Slice,
+    Table,
+    TensorSpec,
+)
 
 WEIGHT_BITS = (2, 4, 8)
+HOST_OPERATORS = ("softmax", "log_softmax", "argmax")
 
 
 def validate(graph: Graph) -> None:
@@ -34,6 +48,12 @@ def validate(graph: Graph) -> None:
     for node in graph.nodes:
         _check_node(graph, node)
     _check_use(graph)
+    _check_host(graph)
+
+
+def dilated_size(size: int, dilation: int) -> int:
+    """Rows or columns once `dilation` - 1 have been inserted between each two."""
+    return (size - 1) * dilation + 1
 
 
 def output_size(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
@@ -101,32 +121,87 @@ def _check_use(graph: Graph) -> None:
             _fail(name, "tensor is neither consumed nor an output of the graph")
 
 
+def _check_host(graph: Graph) -> None:
+    inputs = [operator.input for operator in graph.host]
+    if len(set(inputs)) != len(inputs):
+        _fail(graph.name, f"at most one host operator an output, not {inputs}")
+    for operator in graph.host:
+        if operator.operator not in HOST_OPERATORS:
+            _fail(operator.name, f"host operator must be one of {HOST_OPERATORS}, "
+                  f"not {operator.operator!r}")  # fmt: skip
+        if operator.input not in graph.outputs:
+            _fail(operator.name, f"input {operator.input!r} is no output of the graph")
+        rank = 1 + len(graph.tensors[operator.input].source_shape)
+        if not -rank <= operator.axis < rank:
+            _fail(operator.name, f"axis {operator.axis} is not in a tensor of {rank} dimensions")
+
+
 def _check_node(graph: Graph, node: Node) -> None:
-    expected = {Conv: 1, MaxPool: 1, AvgPool: 1, Add: 2}.get(type(node))
+    inputs = {Conv: 1, MaxPool: 1, AvgPool: 1, Add: 2, Slice: 1, Reshape: 1, Table: 1}
+    expected = len(node.inputs) if isinstance(node, Concat) else inputs.get(type(node))
     if expected is None:
         _fail(node.name, f"unknown kind of node {type(node).__name__}")
-    if len(node.inputs) != expected:
+    if len(node.inputs) != expected or not node.inputs:
         _fail(node.name, f"must have {expected} inputs, not {len(node.inputs)}")
     source, target = graph.tensors[node.inputs[0]], graph.tensors[node.output]
     if isinstance(node, Conv):
         _check_conv(node, source, target, graph.multiplier_bits)
     elif isinstance(node, MaxPool):
-        _check_window(node.name, source, target, node.kernel, node.stride, node.padding,
+        _check_window(node.name, source.shape, target, node.kernel, node.stride, node.padding,
                       node.dilation)  # fmt: skip
         _check_channels(node.name, source, target)
-        if (source.scale, source.zero_point) != (target.scale, target.zero_point):
-            _fail(node.name, "maximum pooling must not change scale and zero-point: "
-                  f"{source.scale!r}, {source.zero_point} in, "
-                  f"{target.scale!r}, {target.zero_point} out")  # fmt: skip
+        _check_alike(node.name, source, target)
         _check_clamp(node.name, node.low, node.high)
     elif isinstance(node, AvgPool):
-        _check_window(node.name, source, target, node.kernel, node.stride, node.padding, (1, 1))
+        _check_window(
+            node.name, source.shape, target, node.kernel, node.stride, node.padding, (1, 1)
+        )
         _check_channels(node.name, source, target)
         _check_requant(node.name, node.requant, target.shape[2], graph.multiplier_bits)
         if 255 * math.prod(node.kernel) >= 1 << 31:
             _fail(node.name, f"kernel {node.kernel} overflows the 32-bit accumulator")
     elif isinstance(node, Add):
         _check_add(node, source, graph.tensors[node.inputs[1]], target)
+    elif isinstance(node, Concat):
+        _check_concat(node, [graph.tensors[name] for name in node.inputs], target)
+    elif isinstance(node, Slice):
+        _check_slice(node, source, target)
+    elif isinstance(node, Reshape):
+        if math.prod(source.shape) != math.prod(target.shape):
+            _fail(node.name, f"{source.shape} does not hold as much as {target.shape}")
+        _check_alike(node.name, source, target)
+    elif isinstance(node, Table) and (
+        node.table.dtype != np.uint8 or node.table.shape != (256,) or source.shape != target.shape
+    ):
+        _fail(node.name, f"needs a table of 256 uint8 and equal shapes, not {node.table.dtype} of "
+              f"{node.table.shape} for {source.shape} -> {target.shape}")  # fmt: skip
+
+
+def _check_alike(name: str, source: TensorSpec, target: TensorSpec) -> None:
+    if (source.scale, source.zero_point) != (target.scale, target.zero_point):
+        _fail(name, "must not change scale and zero-point: "
+              f"{source.scale!r}, {source.zero_point} in, "
+              f"{target.scale!r}, {target.zero_point} out")  # fmt: skip
+
+
+def _check_concat(node: Concat, sources: list[TensorSpec], target: TensorSpec) -> None:
+    for source in sources:
+        _check_alike(node.name, source, target)
+        if source.shape[:2] != target.shape[:2]:
+            _fail(node.name, f"{source.shape} and {target.shape} differ in height or width")
+    channels = sum(source.shape[2] for source in sources)
+    if channels != target.shape[2]:
+        _fail(node.name, f"{channels} channels in, {target.shape[2]} out")
+
+
+def _check_slice(node: Slice, source: TensorSpec, target: TensorSpec) -> None:
+    _check_alike(node.name, source, target)
+    for axis, name in enumerate(("rows", "columns", "channels")):
+        start, step = node.start[axis], node.step[axis]
+        last = start + step * (target.shape[axis] - 1)
+        if start < 0 or step < 1 or last >= source.shape[axis]:
+            _fail(node.name, f"takes {name} {start} to {last} in steps of {step}, the input has "
+                  f"{source.shape[axis]}")  # fmt: skip
 
 
 def _check_conv(node: Conv, source: TensorSpec, target: TensorSpec, multiplier_bits: int) -> None:
@@ -152,7 +227,11 @@ def _check_conv(node: Conv, source: TensorSpec, target: TensorSpec, multiplier_b
     if node.operator not in ("conv", "depthwise", "linear"):
         _fail(node.name, f"operator must be conv, depthwise or linear, not {node.operator!r}")
     kernel = (kernel_h, kernel_w)
-    _check_window(node.name, source, target, kernel, node.stride, node.padding, node.dilation)
+    if min(node.input_dilation) < 1:
+        _fail(node.name, f"input dilation must be at least 1, not {node.input_dilation}")
+    size = (dilated_size(source.shape[0], node.input_dilation[0]),
+            dilated_size(source.shape[1], node.input_dilation[1]))  # fmt: skip
+    _check_window(node.name, size, target, kernel, node.stride, node.padding, node.dilation)
     _check_requant(node.name, node.requant, out_channels, multiplier_bits)
     bound = 255 * int(np.abs(weights.astype(np.int64)).reshape(out_channels, -1).sum(1).max())
     if bound >= 1 << 31:
@@ -161,7 +240,7 @@ def _check_conv(node: Conv, source: TensorSpec, target: TensorSpec, multiplier_b
 
 def _check_window(
     name: str,
-    source: TensorSpec,
+    source: tuple[int, ...],
     target: TensorSpec,
     kernel: tuple[int, int],
     stride: tuple[int, int],
@@ -177,11 +256,9 @@ def _check_window(
         if min(before, after) < 0 or max(before, after) >= extent:
             _fail(name, f"padding {padding} must be at least 0 and less than the kernel's extent "
                   f"of {extent}")  # fmt: skip
-        size = output_size(
-            source.shape[axis], before, after, kernel[axis], stride[axis], dilation[axis]
-        )
+        size = output_size(source[axis], before, after, kernel[axis], stride[axis], dilation[axis])
         if size != target.shape[axis]:
-            _fail(name, f"makes {size} {('rows', 'columns')[axis]} of {source.shape[axis]}, the "
+            _fail(name, f"makes {size} {('rows', 'columns')[axis]} of {source[axis]}, the "
                   f"output tensor has {target.shape[axis]}")  # fmt: skip
 
 
