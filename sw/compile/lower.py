@@ -120,6 +120,11 @@ def _layer(graph: Graph, node: Node, config: CoreConfig) -> Layer:
             macs=outputs * prod(node.weights.shape[1:]),
         )
     if isinstance(node, AvgPool):
+        if node.regions:
+            raise CompileError(
+                f"{node.name}: average pooling that does not count its padding is not compiled "
+                "yet; count it (count_include_pad) or pool without padding"
+            )
         taps = prod(node.kernel)
         return Layer(
             name=node.name,

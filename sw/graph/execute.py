@@ -52,7 +52,12 @@ def run_node(graph: Graph, node: Node, operands: list[Codes]) -> Codes:
         total = np.zeros((x.shape[0], *target.shape), np.int64)
         for tap in taps:
             total += tap
-        return requantize(total, node.requant, target.zero_point)
+        result = requantize(total, node.requant, target.zero_point)
+        for region in node.regions:
+            (row, column), (rows, columns) = region.start, region.size
+            part = (slice(None), slice(row, row + rows), slice(column, column + columns))
+            result[part] = requantize(total[part], region.requant, target.zero_point)
+        return result
     if isinstance(node, MaxPool):
         taps = _taps(_pad(x, node.padding, 0), node.kernel, node.stride, node.dilation)
         result = taps[0].copy()

@@ -99,6 +99,17 @@ class MaxPool(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Region:
+    """A rectangle of output pixels with a requantization of its own."""
+
+    start: tuple[int, int]
+    """First row and column."""
+    size: tuple[int, int]
+    """Rows and columns."""
+    requant: Requantization
+
+
+@dataclass(frozen=True, eq=False)
 class AvgPool(Node):
     """Sum over the window (input zero-point outside the image), requantized; the divisor is in the
     multiplier. Global pooling is a kernel as large as the image."""
@@ -106,7 +117,10 @@ class AvgPool(Node):
     kernel: tuple[int, int] = field(kw_only=True)
     stride: tuple[int, int] = field(kw_only=True)
     requant: Requantization = field(kw_only=True)
+    """Of every pixel in no region of `regions`; these pixels, at least one, form a rectangle."""
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    regions: tuple[Region, ...] = ()
+    """Disjoint; pixels at the border, divided by fewer taps because padding does not count."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,6 +158,7 @@ def _check_node(graph: Graph, node: Node) -> None:
         )
         _check_channels(node.name, source, target)
         _check_requant(node.name, node.requant, target.shape[2], graph.multiplier_bits)
+        _check_regions(node, target, graph.multiplier_bits)
         if 255 * math.prod(node.kernel) >= 1 << 31:
             _fail(node.name, f"kernel {node.kernel} overflows the 32-bit accumulator")
     elif isinstance(node, Add):
@@ -175,6 +176,29 @@ def _check_node(graph: Graph, node: Node) -> None:
     ):
         _fail(node.name, f"needs a table of 256 uint8 and equal shapes, not {node.table.dtype} of "
               f"{node.table.shape} for {source.shape} -> {target.shape}")  # fmt: skip
+
+
+def _check_regions(node: AvgPool, target: TensorSpec, multiplier_bits: int) -> None:
+    if not node.regions:
+        return
+    free = np.ones(target.shape[:2], bool)
+    for region in node.regions:
+        (row, column), (rows, columns) = region.start, region.size
+        inside = min(row, column) >= 0 and min(rows, columns) >= 1
+        if not (inside and row + rows <= free.shape[0] and column + columns <= free.shape[1]):
+            _fail(node.name, f"region at {region.start} of {region.size} must lie in "
+                  f"{free.shape[0]} rows and {free.shape[1]} columns")  # fmt: skip
+        pixels = free[row : row + rows, column : column + columns]
+        if not pixels.all():
+            _fail(node.name, f"region at {region.start} of {region.size} overlaps another")
+        pixels[:] = False
+        _check_requant(node.name, region.requant, target.shape[2], multiplier_bits)
+    rest_rows, rest_columns = free.any(1), free.any(0)
+    if not free.any() or free.sum() != rest_rows.sum() * rest_columns.sum():
+        _fail(node.name, "pixels outside the regions must form a rectangle")
+    for taken in (rest_rows, rest_columns):
+        if np.ptp(np.flatnonzero(taken)) + 1 != taken.sum():
+            _fail(node.name, "pixels outside the regions must form one rectangle")
 
 
 def _check_alike(name: str, source: TensorSpec, target: TensorSpec) -> None:
