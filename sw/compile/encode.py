@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from math import prod
 
 import numpy as np
@@ -61,7 +62,7 @@ def compile_graph(graph: Graph, config: CoreConfig) -> Binary:
         config=config,
         inputs=inputs,
         outputs=outputs,
-        layers=tuple(LayerInfo(y.name, y.op, y.bits, y.macs) for y in network.layers),
+        layers=_infos(network),
         placements=_placements(placement),
         setup=Span(0, setup_bytes // LINE_BYTES),
         inference=Span(start, (len(code) - start) // LINE_BYTES),
@@ -111,6 +112,15 @@ def _ports(specs: Iterable[TensorSpec]) -> tuple[tuple[Port, ...], int]:
         ports.append(Port(spec, position))
         position = _align(position + prod(spec.shape))
     return tuple(ports), position
+
+
+def _infos(network: Network) -> tuple[LayerInfo, ...]:
+    """What is reported, parts of a layer together."""
+    infos = []
+    for title, group in groupby(network.layers, lambda layer: layer.title):
+        parts = list(group)
+        infos.append(LayerInfo(title, parts[0].op, parts[0].bits, sum(y.macs for y in parts)))
+    return tuple(infos)
 
 
 def _placements(placement: Placement) -> tuple[PlacementInfo, ...]:

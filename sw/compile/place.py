@@ -27,9 +27,9 @@ class Placed:
     base: int
     layout: Layout
     first: int
-    """Index of the layer that writes it, -1 for a graph input."""
+    """Index of the layer that writes it first, -1 for a graph input; of a view, its root's."""
     last: int
-    """Index of the last layer that reads it."""
+    """Index of the last layer that uses it; of a view, its root's."""
 
     def buffer(self, number: int, first_row: int) -> Placed:
         """The tensor as if whole, lying so that `first_row` comes first in one of the buffers."""
@@ -62,8 +62,9 @@ def place(network: Network, config: CoreConfig) -> Placement:
     Raises `CompileError` naming the layer whose tensors do not fit and by how much.
     """
     planner = _Planner(network, config)
-    fast = {name: planner.choose(name, lambda c, words: (c, words)) for name in network.tensors}
-    tight = {name: planner.choose(name, lambda c, words: (words, c)) for name in network.tensors}
+    roots = [name for name in network.tensors if name not in network.views]
+    fast = {name: planner.choose(name, lambda c, words: (c, words)) for name in roots}
+    tight = {name: planner.choose(name, lambda c, words: (words, c)) for name in roots}
     bases: dict[str, int] | None = None
     choices = []
     for chosen in _choices(network, fast, tight):
@@ -73,11 +74,12 @@ def place(network: Network, config: CoreConfig) -> Placement:
         choices.append(chosen)
     if bases is None:
         raise _too_large(network, choices, config)
-    tensors = {
-        name: Placed(bases[name], layout, *_lifetime(network, name))
-        for name, layout in chosen.items()
-    }
-    plans = tuple(planner.plan(layer, chosen[layer.source]) for layer in network.layers)
+    tensors = {}
+    for name, layout in chosen.items():
+        first, last = network.lifetime(name)
+        for part, (offset, own) in planner.lies(name, layout).items():
+            tensors[part] = Placed(bases[name] + offset, own, first, last)
+    plans = tuple(planner.plan(layer, tensors[layer.source].layout) for layer in network.layers)
     return Placement(tensors, plans)
 
 
@@ -112,6 +114,7 @@ def _buffered(
     first = network.layers[0]
     name = first.source
     only = sum(name in layer.reads for layer in network.layers) == 1
+    only &= len(network.parts(network.roots[name])) == 1
     if name not in network.inputs or not only or first.residual:
         return
     rows = network.tensors[first.target].shape[0]
@@ -137,20 +140,44 @@ class _Planner:
         key = (layer.name, layout)
         if key not in self._plans:
             size = self.network.tensors[layer.target].shape[:2]
-            by_rows = layer.source in self.network.inputs  # loaded in blocks of rows
+            # Loaded in blocks of rows.
+            by_rows = self.network.roots[layer.source] in self.network.inputs
             self._plans[key] = plan(layer, layout, size, self.config, by_rows)
         return self._plans[key]
 
+    def lies(self, root: str, layout: Layout) -> dict[str, tuple[int, Layout]]:
+        """Where a root that lies as `layout`, and everything in its memory, lies from its base."""
+        network, lanes = self.network, self.config.lanes
+        result = {root: (0, layout)}
+
+        def find(name: str) -> tuple[int, Layout]:
+            if name not in result:
+                view = network.views[name]
+                base, outer = find(view.of)
+                offset, own = view.lies(outer, network.tensors[name].shape, lanes)
+                result[name] = base + offset, own
+            return result[name]
+
+        for name in network.parts(root):
+            find(name)
+        return result
+
     def choose(self, name: str, key: Callable[[int, int], tuple[int, int]]) -> Layout:
-        """The layout of a tensor least in `key` of (cycles of its readers, words)."""
+        """The layout of a root least in `key` of (cycles of all readers of its memory, words)."""
         candidates = self._candidates(name)
-        readers = self.network.consumers(name)
+        readers = self._readers(name)
         if len(candidates) == 1 or not readers:
             return candidates[0]
-        return min(
-            candidates,
-            key=lambda layout: key(sum(self._cycles(y, layout) for y in readers), layout.words),
-        )
+
+        def rank(layout: Layout) -> tuple[int, int]:
+            lies = self.lies(name, layout)
+            cycles = sum(self._cycles(y, lies[y.source][1]) for y in readers)
+            return key(cycles, layout.words)
+
+        return min(candidates, key=rank)
+
+    def _readers(self, root: str) -> list[Layer]:
+        return [y for y in self.network.layers if self.network.roots[y.source] == root]
 
     def _cycles(self, layer: Layer, layout: Layout) -> int:
         height, width, channels = self.network.tensors[layer.target].shape
@@ -160,24 +187,23 @@ class _Planner:
     def _candidates(self, name: str) -> list[Layout]:
         network, lanes = self.network, self.config.lanes
         shape = network.tensors[name].shape
-        readers = network.consumers(name)
+        readers, parts = self._readers(name), network.parts(name)
+        if any(part in network.views and network.views[part].reshaped for part in parts):
+            return layouts(shape, lanes)[:1]
         if all(reader.kind is Kind.DENSE and reader.bits == 8 for reader in readers):
             result = layouts(shape, lanes)[:1]  # one word a step: banks cannot collide
         else:
-            ports = (*network.inputs, *network.outputs)
-            result = layouts(shape, lanes, gaps=name not in ports)
+            copies = [
+                n for y in network.layers if y.kind is Kind.COPY for n in y.reads + (y.target,)
+            ]
+            ports = {*network.inputs, *network.outputs, *copies}
+            result = layouts(shape, lanes, gaps=ports.isdisjoint(parts))
         others = [y for y in network.layers if y.residual and y.residual.tensor == name]
-        if name in network.inputs and len(readers) == 1 and not others:
+        if name in network.inputs and len(readers) == 1 and not others and len(parts) == 1:
             width = network.tensors[readers[0].target].shape[1]
             for fold, extra in folds(readers[0], shape, width, lanes):
                 result += folded_layouts(shape, fold, extra)
         return result
-
-
-def _lifetime(network: Network, name: str) -> tuple[int, int]:
-    """(layer that writes it, last layer that reads it)."""
-    first = next((i for i, y in enumerate(network.layers) if y.target == name), -1)
-    return first, max(first, network.last_use(name))
 
 
 def _buffers(network: Network, chosen: dict[str, Layout]) -> list[_Buffer]:
@@ -187,17 +213,19 @@ def _buffers(network: Network, chosen: dict[str, Layout]) -> list[_Buffer]:
     convolution's own input must be another tensor, for it is read again for every group.
     """
     holder: dict[str, _Buffer] = {}
-    for name in network.tensors:
-        first, last = _lifetime(network, name)
-        holder[name] = _Buffer([name], chosen[name].words, first, last)
+    for name, layout in chosen.items():
+        holder[name] = _Buffer([name], layout.words, *network.lifetime(name))
     for index, layer in enumerate(network.layers):
         if layer.residual is None:
             continue
         residual = layer.residual.tensor
+        if residual not in chosen or layer.target not in chosen:
+            continue  # parts of other tensors
         old, new = holder[residual], holder[layer.target]
         elementwise = layer.op == "add"
         alike = chosen[residual] == chosen[layer.target]
-        if old.last == index and alike and (elementwise or layer.source != residual):
+        apart = network.roots[layer.source] != residual
+        if old.last == index and alike and (apart or elementwise and layer.source == residual):
             old.tensors += new.tensors
             old.last = new.last
             holder[layer.target] = old

@@ -59,6 +59,8 @@ class _Chunk:
     index: int
     block: Block
     loads: list[_Load] = field(default_factory=list)
+    last: bool = False
+    """Of its layer."""
 
 
 def schedule(
@@ -214,26 +216,33 @@ class _Scheduler:
             compute_reads(item, block, config),
             (tensor_words(item.target, block.rows),),
         )
-        name = item.layer.target
-        if block.mark and name in self.network.outputs:
+        for name in self.network.outputs:
+            if not chunk.last or self.network.last_writer(name) != chunk.index:
+                continue
+            placed = self.placement.tensors[name]
             spec = self.network.tensors[name]
             program.add(
                 Opcode.STORE_ACTIVATIONS,
-                store_fields(spec, item.target, self.ports[name]),
-                (tensor_words(item.target, range(spec.shape[0])),),
+                store_fields(spec, placed, self.ports[name]),
+                (tensor_words(placed, range(spec.shape[0])),),
             )
 
     def _cut(self, index: int, loaded: set[str]) -> None:
         """Chunks of one layer, with the loads they need."""
         item = self.items[index]
         ranges = list(self._group_ranges(index))
-        fresh = [t for t in dict.fromkeys(item.layer.reads) if t in self.network.inputs]
-        fresh = [t for t in fresh if t not in loaded]
+        roots = dict.fromkeys(self.network.roots[name] for name in item.layer.reads)
+        fresh = [t for t in roots if t in self.network.inputs and t not in loaded]
         loaded.update(fresh)
         rows = [range(item.shape[0])]
         if item.source.layout.buffer_rows:
             rows = _buffer_blocks(item)
-        elif index == 0 and len(ranges) == 1 and item.layer.residual is None:
+        elif (
+            index == 0
+            and len(ranges) == 1
+            and item.layer.residual is None
+            and item.layer.source not in self.network.views
+        ):
             rows = self._row_blocks(item)
         first = len(self.chunks)
         last = first + len(ranges) * len(rows) - 1
@@ -265,7 +274,10 @@ class _Scheduler:
                 if load is not None:
                     load.after = start - 1 - len(ranges) if item.source.layout.buffer_rows else -1
                     self.chunks[start].loads.append(load)
-        self.chunks[-1].block = replace(self.chunks[-1].block, mark=True)
+        self.chunks[-1].last = True
+        following = self.items[index + 1 : index + 2]
+        if not following or following[0].layer.title != item.layer.title:
+            self.chunks[-1].block = replace(self.chunks[-1].block, mark=True)
 
     def _group_ranges(self, index: int) -> Iterator[range]:
         """Output groups of each COMPUTE: resident ones together, streamed ones in pieces of at
