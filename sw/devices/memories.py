@@ -11,6 +11,8 @@ from bitloop.hw.isa import STEP, Window
 
 from ..errors import DeviceError
 
+TABLE_BYTES = 256
+
 
 class Memories:
     """RAMs of a core, its memory windows, and the instructions that move data between them.
@@ -28,6 +30,7 @@ class Memories:
         self.weights = np.zeros((config.weight_rows, columns, lanes), np.uint8)
         self.parameters = np.zeros((config.parameter_words, columns), np.uint64)
         self.steps: list[bytes] = [bytes(STEP.bits // 8)] * config.step_entries
+        self.table = np.zeros(TABLE_BYTES, np.uint8)
 
     # ---- loads and stores ----------------------------------------------------------------------
 
@@ -73,6 +76,9 @@ class Memories:
         cells = self.cells("steps", f["destination"], f["count"])
         self.steps[cells] = [raw[i : i + size] for i in range(0, len(raw), size)]
 
+    def load_table(self, f: dict[str, int]) -> None:
+        self.table = self.read(f, TABLE_BYTES, f["offset"]).copy()
+
     def load_activations(self, f: dict[str, int]) -> None:
         runs = [
             self.read(f, f["segment_bytes"], f["offset"] + i * f["segment_stride"])
@@ -85,15 +91,22 @@ class Memories:
         pixels = stream.reshape(height, width, channels)
         if f["signed_codes"]:
             pixels = pixels ^ np.uint8(0x80)
+        if f["table"]:
+            pixels = self.table[pixels]
         lanes, fold = self.config.lanes, f["fold"]
         if fold:
             if channels > 4 or fold * channels > lanes:
                 raise DeviceError(f"cannot fold {fold} pixels of {channels} channels")
+            if f["fold_phase"] > f["fold_skip"]:
+                raise DeviceError(
+                    f"the first folded pixel with a word is {f['fold_phase']}, of every "
+                    f"{f['fold_skip'] + 1}"
+                )
             shape = (height, width + f["fold_extra"] + fold - 1, channels)
             padded = np.full(shape, f["fill"], np.uint8)
             padded[:, fold - 1 : fold - 1 + width] = pixels
             parts = [padded[:, i : i + width + f["fold_extra"]] for i in range(fold)]
-            pixels = np.concatenate(parts, axis=2)
+            pixels = np.concatenate(parts, axis=2)[:, word_positions(f)]
         addresses = pixel_words(f, pixels.shape[1], -(-pixels.shape[2] // lanes))
         self.check_words(addresses)
         words = np.zeros((*pixels.shape[:2], addresses.shape[2] * lanes), np.uint8)
@@ -119,7 +132,7 @@ class Memories:
             window[start : start + size] = stream[i * size : (i + 1) * size]
 
     def check_words(self, addresses: NDArray[np.int64]) -> None:
-        if addresses.max() >= self.config.activation_words:
+        if addresses.size and addresses.max() >= self.config.activation_words:
             raise DeviceError(
                 f"activation word {addresses.max()} exceeds the RAM of "
                 f"{self.config.activation_words}"
@@ -129,6 +142,14 @@ class Memories:
         """(..., lanes): -1 is padding, -2 is 0."""
         depth = self.config.activation_words
         return self.activations[np.where(words < 0, depth - 1 - words, words)]
+
+
+def word_positions(f: dict[str, int]) -> slice:
+    """Of the positions 0 .. width + fold_extra - 1 of a row, those that LOAD_ACTIVATIONS writes
+    words for."""
+    if not f.get("fold"):
+        return slice(None)
+    return slice(f["fold_phase"], None, f["fold_skip"] + 1)
 
 
 def pixel_words(f: dict[str, int], width: int, words: int) -> NDArray[np.int64]:
