@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that a program's waits order every pair of conflicting accesses, whatever the memory's
-timing: the queues of the core run beside each other."""
+timing: the queues of the core run beside each other; and that a COMPUTE does not overwrite what it
+still reads."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitloop.hw.isa import QUEUE_OF, Opcode, Queue
+from bitloop.hw.config import CoreConfig
+from bitloop.hw.isa import QUEUE_OF, Mode, Opcode, Queue
 
 from ..errors import DeviceError
+from .walk import ADDRESSES, Walk, pixel_addresses
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,4 +72,57 @@ def _check_pair(name: str, access: Access, index: int, earlier: Access, same_que
                 raise DeviceError(
                     f"{name} does not wait for instruction {index} ({earlier.opcode.name}), which "
                     f"uses the same {memory} (cell {both[0]})"
+                )
+
+
+def output_words(fields: dict[str, int], outputs: int, config: CoreConfig) -> NDArray[np.int64]:
+    """(pixels, outputs a pixel) activation words of group 0.
+
+    Raises `DeviceError` for words beyond the RAM, and where several outputs a pixel meet in a word.
+    """
+    pixels = np.arange(fields["output_height"] * fields["output_width"])
+    first = pixel_addresses(fields, "output", pixels)
+    words = (first[:, None] + np.arange(outputs)) % ADDRESSES
+    extra = (fields["groups"] - 1) // config.groups_per_word
+    if outputs > 1 and (extra or np.unique(words).size < words.size):
+        raise DeviceError(f"COMPUTE writes {outputs} outputs a pixel, two of them to one word")
+    if words.max() + extra >= config.activation_words:
+        raise DeviceError(
+            f"activation word {words.max() + extra} exceeds the RAM of {config.activation_words}"
+        )
+    return words
+
+
+def check_overwrite(fields: dict[str, int], parts: list[Walk], config: CoreConfig) -> None:
+    """Raises `DeviceError` if an output lands on bytes that a later pixel or group reads, or the
+    pixel itself once it has emitted."""
+    per_channel = fields["mode"] in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM)
+    groups, gpw = fields["groups"], config.groups_per_word
+    count = fields["output_height"] * fields["output_width"]
+    written = np.full((config.activation_words, gpw), np.iinfo(np.int64).max)
+    outputs = output_words(fields, parts[0].steps.outputs, config)
+    for g in range(groups - 1, -1, -1):
+        written[outputs + g // gpw, g % gpw] = (g * count + np.arange(count))[:, None]
+    # Pixels, words, whether columns read their own bytes, whether outputs of the pixel precede.
+    reads: list[tuple[NDArray[np.int64], NDArray[np.int64], bool, bool]] = []
+    for walk in parts:
+        emitted = np.cumsum(walk.steps.emit) - walk.steps.emit > 0
+        for after in (False, True):
+            words = walk.words[:, emitted == after].reshape(walk.pixels.size, -1)
+            reads.append((walk.pixels, words, per_channel, after))
+        if walk.seeds is not None:
+            reads.append((walk.pixels, walk.seeds, True, False))
+    if fields["residual"]:
+        pixels = np.arange(count)
+        reads.append((pixels, pixel_addresses(fields, "residual", pixels)[:, None], True, False))
+    for pixels, words, own_bytes, after in reads:
+        for g in range(groups) if own_bytes else (groups - 1,):
+            shift = g // gpw if own_bytes else 0
+            part = slice(g % gpw, g % gpw + 1) if own_bytes else slice(None)
+            first = written[words + shift, part].min(2)
+            late = (words >= 0) & (first < (g * count + pixels)[:, None] + after)
+            if late.any():
+                raise DeviceError(
+                    f"COMPUTE overwrites activation word {words[late][0] + shift} before its "
+                    "last use"
                 )

@@ -28,12 +28,12 @@ from ..binary import Binary
 from ..errors import DataError, DeviceError
 from ..graph.ir import Requantization
 from ..numerics import add_requantize, requantize
-from .hazards import Access, check_waits
+from .dense import DIGITS, merge_words, signed_digits
+from .hazards import Access, check_overwrite, check_waits, output_words
 from .interface import Profile
 from .memories import Memories, pixel_words, word_positions
 from .walk import WINDOW_COLUMNS, Walk, pixel_addresses, walks
 
-_DIGITS = {Mode.DENSE8: 1, Mode.DENSE4: 2, Mode.DENSE2: 4}
 ACCUMULATOR_LIMIT = 1 << 31
 
 
@@ -145,42 +145,54 @@ class Core(Memories):
         pixels = f["output_height"] * f["output_width"]
         self.activations[-2] = f["padding"]
         self.activations[-1] = 0
-        accumulator = np.zeros((pixels, channels), np.int64)
         parts = self._walk(f)
+        outputs = parts[0].steps.outputs
+        accumulators = np.zeros((outputs, pixels, channels), np.int64)
         if mode is Mode.WINDOW:
-            self._accumulate_window(f, parts, accumulator)
+            self._accumulate_window(f, parts, accumulators[0])
         else:
             for walk in parts:
-                if mode in _DIGITS:
-                    accumulator[walk.pixels] = self._accumulate_dense(f, walk, mode)
+                if mode in DIGITS:
+                    accumulators[:, walk.pixels] = self._accumulate_dense(f, walk, mode)
                 else:
-                    accumulator[walk.pixels] = self._accumulate_depthwise(f, walk, mode)
-        largest = int(np.abs(accumulator).max())
+                    accumulators[0, walk.pixels] = self._accumulate_depthwise(f, walk, mode)
+        largest = int(np.abs(accumulators).max())
         if largest >= ACCUMULATOR_LIMIT:
             raise DeviceError(f"an accumulator reaches {largest}, it holds 32 bits signed")
-        result = requantize(accumulator, self._requantization(f), f["output_parity"])
-        shape = (pixels, groups, config.columns)
-        if f["residual"]:
-            residual = self.activations[self._addresses(f, "residual")]
-            residual = residual.reshape(pixels, -1)[:, :channels]
-            result = add_requantize(
-                result, residual, f["add_output_multiplier"], f["add_residual_multiplier"],
-                f["add_constant"], f["add_shift"], f["add_low"], f["add_high"],
-            )  # fmt: skip
-        addresses = self._addresses(f, "output")
-        words = self.activations[addresses].reshape(pixels, -1)  # bytes not written stay
-        words[:, :channels] = result.reshape(shape).reshape(pixels, channels)
-        self.activations[addresses] = words.reshape(*addresses.shape, config.lanes)
+        first = output_words(f, outputs, config)
+        for i, requantization in enumerate(self._requantizations(f, outputs)):
+            result = self._requantize(f, accumulators[i], requantization)
+            addresses = first[:, i : i + 1] + np.arange(self._words(f))
+            words = self.activations[addresses].reshape(pixels, -1)  # bytes not written stay
+            words[:, :channels] = result
+            self.activations[addresses] = words.reshape(*addresses.shape, config.lanes)
+
+    def _requantize(
+        self, f: dict[str, int], accumulator: NDArray[np.int64], requantization: Requantization
+    ) -> NDArray[np.uint8]:
+        """(pixels, channels), the residual added."""
+        if f["wrap"]:
+            total = accumulator * requantization.multiplier + requantization.constant
+            result = (total >> requantization.shift & 255).astype(np.uint8)
+        else:
+            result = requantize(accumulator, requantization, f["output_parity"])
+        if not f["residual"]:
+            return result
+        residual = self.activations[self._residual_words(f)].reshape(len(result), -1)
+        return add_requantize(
+            result, residual[:, : result.shape[1]],
+            f["add_output_multiplier"], f["add_residual_multiplier"],
+            f["add_constant"], f["add_shift"], f["add_low"], f["add_high"],
+        )  # fmt: skip
 
     def _words(self, f: dict[str, int]) -> int:
         """Words a pixel that the groups of the instruction span."""
         return -(-f["groups"] // self.config.groups_per_word)
 
-    def _addresses(self, f: dict[str, int], name: str) -> NDArray[np.int64]:
-        """(pixels, words) of outputs or residuals."""
+    def _residual_words(self, f: dict[str, int]) -> NDArray[np.int64]:
+        """(pixels, words)."""
         pixels = np.arange(f["output_height"] * f["output_width"])
-        first = pixel_addresses(f, name, pixels)
-        addresses = first[:, None] + np.arange(self._words(f))
+        addresses = pixel_addresses(f, "residual", pixels)[:, None] + np.arange(self._words(f))
         self.check_words(addresses)
         return addresses
 
@@ -198,7 +210,7 @@ class Core(Memories):
             except EncodingError as error:
                 raise DeviceError(f"step RAM: {error}") from None
             self._walks[key] = walks(f, decoded, self.config)
-            self._check_overwrite(f, self._walks[key])
+            check_overwrite(f, self._walks[key], self.config)
         return self._walks[key]
 
     def _weight_rows(self, f: dict[str, int], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -209,22 +221,32 @@ class Core(Memories):
         return self.weights[index]
 
     def _accumulate_dense(self, f: dict[str, int], walk: Walk, mode: Mode) -> NDArray[np.int64]:
-        digits, lanes = _DIGITS[mode], self.config.lanes
+        """(outputs a pixel, pixels, channels)."""
+        digits = DIGITS[mode]
         steps, mac = walk.steps, walk.steps.mac
         words = walk.words[:, mac]
         merge = steps.merge[mac]
         if (merge >= 0).any():
-            data = _merge(self.fetch(words), merge, digits)
+            data = merge_words(self.fetch(words), merge, digits)
         else:
             data = self.fetch(words[:, :, :digits])
-        raw = self._weight_rows(f, steps.rows)
-        weights = _digits(raw, digits)  # (groups, steps, columns, digits, lanes)
+        weights = signed_digits(self._weight_rows(f, steps.rows), digits)
+        empty = ~steps.valid[mac, :digits] & (merge[:, :1] < 0)
+        if weights.transpose(1, 3, 0, 2, 4)[empty].any():
+            raise DeviceError("a step multiplies a word that it does not fetch")
         channels = f["groups"] * self.config.columns
-        matrix = weights.transpose(1, 3, 4, 0, 2).reshape(-1, channels)
-        operands = data.reshape(data.shape[0], -1)
-        assert operands.shape[1] == mac.sum() * digits * lanes
-        # Sums stay below 2^31, so float64 is exact and uses the BLAS.
-        return (operands.astype(np.float64) @ matrix.astype(np.float64)).astype(np.int64)
+        matrix = weights.transpose(1, 3, 4, 0, 2).reshape(len(merge), -1, channels)
+        totals = np.zeros((steps.outputs, walk.pixels.size, channels), np.int64)
+        if walk.seeds is not None:
+            seeds = self._byte_columns(f, walk.seeds).transpose(0, 2, 1)
+            totals[:] = np.ascontiguousarray(seeds).view("<i4")[..., 0]
+        for i in range(steps.outputs):
+            part = steps.output == i
+            operands = data[:, part].reshape(walk.pixels.size, -1).astype(np.float64)
+            # Sums stay below 2^31, so float64 is exact and uses the BLAS.
+            product = operands @ matrix[part].reshape(-1, channels).astype(np.float64)
+            totals[i:] += product.astype(np.int64)
+        return totals
 
     def _byte_columns(self, f: dict[str, int], words: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Bytes that the columns of all groups take of words given for group 0: (..., channels)."""
@@ -291,27 +313,33 @@ class Core(Memories):
                     data = history[start + count + column, row]
                     total[walk.pixels] += data * weights[step, lane]
 
-    def _requantization(self, f: dict[str, int]) -> Requantization:
-        config = self.config
+    def _requantizations(self, f: dict[str, int], outputs: int) -> list[Requantization]:
+        """One for each output of a pixel."""
+        config, groups = self.config, f["groups"]
         words = config.parameter_words_per_group
-        cells = self.cells("parameters", f["parameter_base"], f["groups"] * words)
-        raw = self.parameters[cells].reshape(f["groups"], words, config.columns)
-        value = np.zeros((f["groups"], config.columns), object)
+        cells = self.cells("parameters", f["parameter_base"], groups * outputs * words)
+        raw = self.parameters[cells].reshape(groups, outputs, words, config.columns)
+        cubes = np.zeros((outputs, groups, config.columns), object)
         for i in range(words):
-            value += raw[:, i].astype(object) << (PARAMETER_WORD_BITS * i)
-        flat = value.reshape(-1)
+            cubes += raw[:, :, i].swapaxes(0, 1).astype(object) << (PARAMETER_WORD_BITS * i)
+        value = cubes.reshape(outputs, -1)
         constant_bits, multiplier_bits = config.constant_bits, config.multiplier_bits
-        constant = flat & ((1 << constant_bits) - 1)
+        constant = value & ((1 << constant_bits) - 1)
         constant = np.where(constant >> (constant_bits - 1), constant - (1 << constant_bits),
                             constant)  # fmt: skip
-        return Requantization(
-            multiplier=(flat >> constant_bits & ((1 << multiplier_bits) - 1)).astype(np.int64),
-            constant=constant.astype(np.int64),
-            shift=(flat >> (constant_bits + multiplier_bits) & 63).astype(np.int64),
-            low=f["low"],
-            high=f["high"],
-            half_even=bool(f["half_even"]),
-        )
+        multiplier = value >> constant_bits & ((1 << multiplier_bits) - 1)
+        shift = value >> (constant_bits + multiplier_bits) & 63
+        return [
+            Requantization(
+                multiplier=multiplier[i].astype(np.int64),
+                constant=constant[i].astype(np.int64),
+                shift=shift[i].astype(np.int64),
+                low=f["low"],
+                high=f["high"],
+                half_even=bool(f["half_even"]),
+            )
+            for i in range(outputs)
+        ]
 
     # ---- what an instruction touches -----------------------------------------------------------
 
@@ -327,10 +355,16 @@ class Core(Memories):
             if f["mode"] in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM):
                 words = np.unique(words[:, None] + np.arange(self._words(f)))
             if f["residual"]:
-                words = np.union1d(words, self._addresses(f, "residual"))
+                words = np.union1d(words, self._residual_words(f))
+            for walk in parts:
+                if walk.seeds is not None:
+                    own = walk.seeds.reshape(-1, 1) + np.arange(self._words(f))
+                    words = np.union1d(words, own)
+            outputs = parts[0].steps.outputs
+            written = output_words(f, outputs, self.config)
             reads["activations"] = words
-            writes["activations"] = np.unique(self._addresses(f, "output"))
-            count = f["groups"] * self.config.parameter_words_per_group
+            writes["activations"] = np.unique(written[..., None] + np.arange(self._words(f)))
+            count = f["groups"] * outputs * self.config.parameter_words_per_group
             reads["parameters"] = f["parameter_base"] + np.arange(count)
             reads["steps"] = f["step_base"] + np.arange(f["prologue_count"] + f["step_count"])
             if f["mode"] != Mode.MAXIMUM:
@@ -353,53 +387,3 @@ class Core(Memories):
             if opcode is Opcode.LOAD_STEPS:
                 self.load_steps(f)
         return Access(opcode, f, reads, writes)
-
-    def _check_overwrite(self, f: dict[str, int], parts: list[Walk]) -> None:
-        """Raises `DeviceError` if an output lands on bytes that a later pixel or group reads."""
-        per_channel = f["mode"] in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM)
-        groups, gpw = f["groups"], self.config.groups_per_word
-        count = f["output_height"] * f["output_width"]
-        written = np.full((self.config.activation_words, gpw), np.iinfo(np.int64).max)
-        outputs = pixel_addresses(f, "output", np.arange(count))
-        for g in range(groups - 1, -1, -1):
-            written[outputs + g // gpw, g % gpw] = g * count + np.arange(count)
-        reads = [(walk.pixels, walk.words.reshape(walk.pixels.size, -1)) for walk in parts]
-        if f["residual"]:
-            pixels = np.arange(count)
-            reads.append((pixels, pixel_addresses(f, "residual", pixels)[:, None]))
-        for number, (pixels, words) in enumerate(reads):
-            own_bytes = per_channel or number == len(parts)
-            for g in range(groups) if own_bytes else (groups - 1,):
-                shift = g // gpw if own_bytes else 0
-                part = slice(g % gpw, g % gpw + 1) if own_bytes else slice(None)
-                first = written[words + shift, part].min(2)
-                late = (words >= 0) & (first < (g * count + pixels)[:, None])
-                if late.any():
-                    raise DeviceError(
-                        f"COMPUTE overwrites activation word {words[late][0] + shift} before its "
-                        "last use"
-                    )
-
-
-def _digits(raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
-    """Signed digits of weight bytes, (groups, steps, columns, count, lanes)."""
-    bits = 8 // count
-    parts = [(raw >> np.uint8(bits * k)) & np.uint8((1 << bits) - 1) for k in range(count)]
-    digits = np.stack(parts, axis=3).astype(np.int64)
-    return digits - ((digits >> (bits - 1)) << bits)
-
-
-def _merge(data: NDArray[np.uint8], merge: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
-    """Operands (pixels, steps, digits, lanes) from the words of four slots."""
-    lanes = np.arange(data.shape[3])
-    if digits == 1:
-        slot = (lanes >= merge[:, :, None]).sum(1)[:, None]  # (steps, 1, lanes)
-        slot = np.where(merge[:, :1, None] < 0, 0, slot)
-    elif digits == 2:
-        low = lanes >= merge[:, 0, None]
-        high = 2 + (lanes >= merge[:, 2, None])
-        plain = np.broadcast_to(np.array([[0], [1]]), (len(merge), 2, lanes.size))
-        slot = np.where(merge[:, :1, None] < 0, plain, np.stack([low, high], axis=1))
-    else:
-        raise DeviceError("2-bit steps cannot merge words")
-    return np.take_along_axis(data, np.broadcast_to(slot, (data.shape[0], *slot.shape)), axis=2)
