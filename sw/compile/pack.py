@@ -14,10 +14,10 @@ from .plan import Plan
 
 def pack_weights(layer: Layer, plan: Plan, config: CoreConfig) -> NDArray[np.uint8]:
     """(groups, rows a group, row bytes), rows in the order the steps use them, column 0 first;
-    one group where all channels share the weights, none for the maximum. Lanes and channels that
-    do not exist are 0."""
+    one group where all channels share the weights, none for the maximum and copies. Lanes and
+    channels that do not exist are 0."""
     rows, digits, lanes = plan.source.shape
-    if layer.kind is Kind.MAXIMUM:
+    if layer.kind in (Kind.MAXIMUM, Kind.COPY):
         return np.zeros((0, 0, config.weight_row_bytes), np.uint8)
     channels, taps = layer.weights.shape
     if layer.shared:
@@ -66,4 +66,5 @@ def pack_parameters(
     memory = np.zeros((groups * columns, words + 1, 32), np.uint8)
     memory[:, 0, : 4 * words] = parts[:, :, 32:].reshape(-1, 4 * words)
     memory[:, 1:] = parts[:, :, :32]
-    return np.packbits(memory, axis=2, bitorder="little").reshape(groups, -1)
+    size = columns * 4 * (words + 1)
+    return np.packbits(memory, axis=2, bitorder="little").reshape(groups, size)

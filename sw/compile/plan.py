@@ -51,12 +51,15 @@ def plan(
     layer: Layer, layout: Layout, size: tuple[int, int], config: CoreConfig, by_rows: bool = True
 ) -> Plan:
     """The plan with the fewest steps for an output of `size` (rows, columns); `by_rows` admits none
-    that walks columns.
+    that walks columns. A copy has no steps.
 
     Raises `CompileError` where a padded kernel reaches farther than a step entry can say.
     """
+    if layer.kind is Kind.COPY:
+        nothing = np.zeros((0, 1, config.lanes), np.int32)
+        return Plan(Mode.DENSE8, (), (), nothing, (0, 0), (0, 0))
     top, left, bottom, right = layer.padding
-    padded = (top + bottom > 0, left + right > 0 or layout.fold > 0)
+    padded = (max(top, bottom) > 0, max(left, right) > 0 or layout.fold > 0)
     for axis, name in enumerate(("rows", "columns")):
         distance = layer.dilation[axis] * (layer.kernel[axis] - 1)
         if padded[axis] and distance > MAX_DISTANCE - layout.fold:

@@ -63,7 +63,7 @@ def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
 
 def _per_channel(layer: Layer, table: NDArray[np.int64]) -> NDArray[np.int64]:
     channels = layer.requant.multiplier.size
-    if layer.kind is Kind.MAXIMUM:
+    if layer.kind in (Kind.MAXIMUM, Kind.COPY):
         return np.zeros(channels, np.int64)
     sums = table[layer.weights.astype(np.int64) + 128].sum(1)
     return np.broadcast_to(sums, channels).copy()

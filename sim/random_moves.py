@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random graphs of nodes that move codes: concatenations, slices, and dilated inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from bitloop.graph.ir import Concat, Conv, Requantization, Slice, TensorSpec
+from bitloop.graph.validate import dilated_size, output_size
+
+from .random_nodes import Builder
+
+
+def alike(b: Builder, tensors: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """The tensors, made to have the scale and zero-point of the first."""
+    for spec in tensors:
+        b.tensors[spec.name] = dataclasses.replace(
+            spec, scale=tensors[0].scale, zero_point=tensors[0].zero_point
+        )
+    return [b.tensors[spec.name] for spec in tensors]
+
+
+def concat(b: Builder, tensors: Sequence[TensorSpec]) -> TensorSpec:
+    parts = alike(b, tensors)
+    channels = sum(spec.shape[2] for spec in parts)
+    target = b.tensor((*parts[0].shape[:2], channels), parts[0].scale, parts[0].zero_point)
+    b.append(Concat(b.node_name("concat"), tuple(spec.name for spec in parts), target.name))
+    return target
+
+
+def cut(b: Builder, source: TensorSpec, strided: bool = True) -> TensorSpec:
+    """A slice; half of them start at whole words and take channels in a row."""
+    start, step, shape = [], [], []
+    aligned = b.chance(0.5)
+    for axis, size in enumerate(source.shape):
+        first = b.integer(0, size - 1) if b.chance(0.7) else 0
+        every = b.integer(1, 3) if strided and b.chance(0.4) else 1
+        if axis == 2 and aligned:
+            first, every = first // b.lanes * b.lanes, 1
+        most = (size - 1 - first) // every + 1
+        start.append(first)
+        step.append(every)
+        shape.append(most if b.chance(0.5) else b.integer(1, most))
+    target = b.tensor((shape[0], shape[1], shape[2]), source.scale, source.zero_point)
+    b.append(
+        Slice(
+            b.node_name("slice"), (source.name,), target.name, start=(start[0], start[1], start[2]),
+            step=(step[0], step[1], step[2]),
+        )
+    )  # fmt: skip
+    return target
+
+
+def count(b: Builder) -> int:
+    """Channels of a part: half the time whole words."""
+    return b.lanes * b.integer(1, 2) if b.chance(0.5) else b.channels(2)
+
+
+def part(b: Builder, source: TensorSpec, bits: int) -> TensorSpec:
+    """A tensor with the rows and columns of `source`, to be concatenated with others."""
+    choice = b.integer(0, 6)
+    if choice == 0:
+        return source
+    if choice == 1:
+        return b.input(*source.shape[:2], count(b))
+    if choice == 2:
+        channels = source.shape[2]
+        return b.conv(source, channels, bits, (1, 1), groups=channels, operator="depthwise")
+    branch = b.conv(source, count(b), bits, (3, 3), padding=(1, 1, 1, 1))
+    if choice == 3:
+        return b.add(branch, b.input(*branch.shape))
+    return branch
+
+
+def reader(b: Builder, source: TensorSpec, bits: int) -> TensorSpec:
+    """What may follow a concatenation or slice."""
+    choice = b.integer(0, 4)
+    if choice == 0:
+        return b.depthwise(source, bits)
+    if choice == 1:
+        return b.maxpool(source)
+    if choice == 2:
+        return b.add(source, b.input(*source.shape))
+    return b.random_conv(source, bits)
+
+
+def concat_graph(b: Builder, bits: int) -> list[TensorSpec]:
+    """Concatenations, the parts of one often parts of the next."""
+    source = b.input(b.size(6), b.size(6), count(b))
+    parts = [part(b, source, bits) for _ in range(b.integer(2, 3))]
+    if not b.nodes:
+        parts.append(b.conv(source, count(b), bits, (1, 1)))
+    joined = concat(b, parts)
+    outputs = [b.tensors[spec.name] for spec in parts if b.chance(0.1)]
+    if b.chance(0.5):
+        further = part(b, joined, bits)
+        earlier = parts if b.chance(0.5) else [joined]
+        again = concat(b, [*earlier, further])
+        if b.chance(0.5):
+            outputs.append(joined)
+        joined = b.tensors[again.name]
+    if b.chance(0.3):
+        outputs.append(joined)
+    if b.chance(0.7) or not outputs:
+        outputs.append(reader(b, joined, bits))
+    return used(b, outputs)
+
+
+def slice_graph(b: Builder, bits: int) -> list[TensorSpec]:
+    """Slices of an input or of a layer's output, and slices joined again in another order."""
+    source = b.input(b.size(8), b.size(8), b.channels(3))
+    if b.chance(0.5):
+        source = b.conv(source, b.channels(3), bits, (1, 1))
+    outputs = []
+    if b.chance(0.3) and min(source.shape[:2]) > 1:  # space to depth
+        height, width = (n // 2 for n in source.shape[:2])
+        corners = []
+        for y, x in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            target = b.tensor((height, width, source.shape[2]), source.scale, source.zero_point)
+            corners.append(target)
+            b.append(
+                Slice(b.node_name("slice"), (source.name,), target.name, start=(y, x, 0),
+                      step=(2, 2, 1))
+            )  # fmt: skip
+        outputs.append(reader(b, concat(b, corners), bits))
+    for _ in range(b.integer(1, 2)):
+        piece = cut(b, source)
+        if b.chance(0.3):
+            piece = cut(b, piece)
+        if b.chance(0.3):
+            piece = concat(b, [piece, piece])
+        outputs.append(piece if b.chance(0.3) else reader(b, piece, bits))
+    return used(b, outputs)
+
+
+def spread_graph(b: Builder, bits: int) -> list[TensorSpec]:
+    """A convolution of a dilated input: transposed convolutions, and every other combination of
+    kernel, stride, padding and dilations."""
+    channels = b.channels(2)
+    source = b.input(b.size(5), b.size(5), channels)
+    plain = b.chance(0.6)
+    while True:
+        spread = (b.integer(1, 3), b.integer(1, 3))
+        kernel = (b.integer(1, 5), b.integer(1, 5))
+        stride = (1, 1) if plain else (b.integer(1, 3), b.integer(1, 3))
+        dilation = (1, 1) if plain else (b.integer(1, 3), b.integer(1, 3))
+        extent = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+        top, left, bottom, right = (b.integer(0, extent[i % 2] - 1) for i in range(4))
+        sizes = [
+            output_size(dilated_size(n, d), before, after, k, s, e)
+            for n, d, before, after, k, s, e in zip(
+                source.shape, spread, (top, left), (bottom, right), kernel, stride, dilation,
+                strict=False,
+            )
+        ]  # fmt: skip
+        if min(sizes) > 0:
+            break
+    groups = int(b.rng.choice([1, 1, channels]))
+    outputs = channels if groups > 1 else b.channels(2)
+    target = b.conv(
+        source, outputs, bits, kernel, stride, (top, left, bottom, right), dilation, groups,
+        "depthwise" if groups > 1 else "conv", spread,
+    )  # fmt: skip
+    if b.chance(0.3):
+        target = b.add(target, b.input(*target.shape))
+    return used(b, [target])
+
+
+def upsample(b: Builder, bits: int) -> list[TensorSpec]:
+    """Nearest-neighbour upsampling, mostly joined with another tensor of its size."""
+    source = b.input(b.size(4), b.size(4), count(b))
+    if b.chance(0.5):
+        source = b.conv(source, count(b), bits, (1, 1))
+    factor = (b.integer(1, 3), b.integer(2, 3))
+    channels = source.shape[2]
+    shape = (source.shape[0] * factor[0], source.shape[1] * factor[1], channels)
+    target = b.tensor(shape, source.scale, source.zero_point)
+    shift = b.multiplier_bits - 1
+    same = Requantization(
+        np.full(channels, 1 << shift, np.int64),
+        np.zeros(channels, np.int64),
+        np.full(channels, shift, np.int64),
+    )
+    # The zero-point of what was put between the pixels is taken off again.
+    zeros = (prod(factor) - 1) * source.zero_point
+    same = dataclasses.replace(same, constant=-same.multiplier * zeros)
+    before = (factor[0] - 1, factor[1] - 1)
+    b.append(
+        Conv(
+            b.node_name("depthwise"), (source.name,), target.name, bits=bits, requant=same,
+            weights=np.ones((channels, *factor, 1), np.int8), padding=(*before, *before),
+            input_dilation=factor, groups=channels, operator="depthwise",
+        )
+    )  # fmt: skip
+    if b.chance(0.7):
+        skip = b.conv(b.input(*shape[:2], count(b)), count(b), bits, (1, 1))
+        target = reader(b, concat(b, [target, skip]), bits)
+    return used(b, [target])
+
+
+def used(b: Builder, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """The outputs, and every tensor that nothing reads."""
+    read = {name for node in b.nodes for name in node.inputs}
+    names = [spec.name for spec in outputs if spec.name not in b.inputs]
+    names += [name for name in b.tensors if name not in read]
+    return [b.tensors[name] for name in dict.fromkeys(names)]
