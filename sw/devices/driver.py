@@ -7,7 +7,7 @@ counters, trace, error codes) is here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,23 +128,7 @@ class Driver:
         """Counters of the last run; raises `DeviceError` if its marks do not fit `layers`."""
         cycles = self._read_counter("cycles")
         causes = {c.name.lower(): self._read_counter(c.name.lower()) for c in Cause}
-        trace = self.read_trace()
-        if len(trace) != layers + 1:
-            if layers + 1 > self.config.trace_entries:
-                raise DeviceError(
-                    f"{layers} layers need {layers + 1} trace entries, the core has "
-                    f"{self.config.trace_entries}; raise trace_entries in its config"
-                )
-            raise DeviceError(f"the core marked {len(trace)} times, not {layers + 1}")
-        # Entries are the low 32 bits of ascending cycle numbers.
-        steps = [(b - a) % 2**32 for a, b in zip(trace, trace[1:], strict=False)]
-        return Profile(
-            cycles=cycles,
-            causes=causes,
-            head=trace[0],
-            layer_cycles=tuple(steps),
-            tail=cycles - trace[0] - sum(steps),
-        )
+        return profile_of(cycles, causes, self.read_trace(), layers, self.config)
 
     def read_trace(self) -> list[int]:
         """The trace buffer of the last run: low 32 bits of the cycle of each mark."""
@@ -193,6 +177,29 @@ class Driver:
 
     def _write(self, name: str, value: int) -> None:
         self.bus.write_register(ADDRESS[name], value)
+
+
+def profile_of(
+    cycles: int, causes: dict[str, int], trace: Sequence[int], layers: int, config: CoreConfig
+) -> Profile:
+    """Counters and the marks of the trace as a profile; raises `DeviceError` unless the marks are
+    those of `layers` layers."""
+    if len(trace) != layers + 1:
+        if layers + 1 > config.trace_entries:
+            raise DeviceError(
+                f"{layers} layers need {layers + 1} trace entries, the core has "
+                f"{config.trace_entries}; raise trace_entries in its config"
+            )
+        raise DeviceError(f"the core marked {len(trace)} times, not {layers + 1}")
+    # Entries are the low 32 bits of ascending cycle numbers.
+    steps = [(b - a) % 2**32 for a, b in zip(trace, trace[1:], strict=False)]
+    return Profile(
+        cycles=cycles,
+        causes=causes,
+        head=trace[0],
+        layer_cycles=tuple(steps),
+        tail=cycles - trace[0] - sum(steps),
+    )
 
 
 def _batch(binary: Binary, inputs: Mapping[str, NDArray[np.uint8]]) -> int:
