@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// hw/compute.py: one array step a cycle, unless something is not there yet; and the bank reads of
+// hw/operand_fetch.py two cycles later.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "collector.h"
+#include "definitions.h"
+#include "pixel_walk.h"
+#include "step_fetch.h"
+
+namespace bitloop {
+
+class ComputeUnit {
+  public:
+    explicit ComputeUnit(const Parameters& p) : p_(p), fetch_(p), walk_(p) {}
+
+    StepFetch& fetch() { return fetch_; }
+    bool instruction_ready() const { return state_ == State::kIdle; }
+    bool active() const { return state_ != State::kIdle; }
+    bool illegal() const { return illegal_; }
+    bool issued() const { return go_; }
+    // The load bus is taken.
+    bool load_valid() const { return load_valid_; }
+    // The output under way from this cycle on, null if none.
+    const Output* output() const { return go_ && pixel_end_ ? &output_ : nullptr; }
+
+    // A program starts.
+    void restart() { held_valid_ = false; }
+
+    // `empty`: the collector's.
+    void evaluate(bool empty) {
+        go_ = pixel_end_ = residual_read_ = load_valid_ = false;
+        if (state_ == State::kConstants) load_valid_ = empty;
+        if (state_ != State::kRun || !fetch_.valid()) return;
+        const StepEntry& entry = fetch_.entry();
+        entry_end_ = repeat_ == entry.repeat;
+        pixel_end_ = entry_end_ && fetch_.last();
+        bool taken = false;
+        if (residual_pending_) {
+            const int bank = walk_.residual() & kBankMask;
+            for (int j = 0; j < kStepSlots; j++) {
+                taken |= (entry.valid >> j & 1) && ((base_ + entry.offset[j]) & kBankMask) == bank;
+            }
+            residual_read_ = !taken || pixel_end_;
+        }
+        go_ = true;
+        if (pixel_end_) {
+            swap_ = walk_.group_start();
+            go_ = !(swap_ && !shadow_full()) && !(residual_pending_ && taken) &&
+                  !(instruction_->residual && ended_before_);
+            if (go_) {
+                end_ = walk_.end();
+                output_ = {walk_.output(), end_, instruction_->mark != 0};
+                illegal_ |= !entry.mac;
+            }
+        }
+    }
+
+    // `line`: null unless an instruction is taken.
+    void tick(const uint8_t* line) {
+        reads_[1] = reads_[0];
+        reads_[0].entry = nullptr;
+        reads_[0].residual = -1;
+        tick_parameters();
+        switch (state_) {
+        case State::kIdle:
+            if (line) accept(line);
+            return;
+        case State::kBegin:
+            begin();
+            return;
+        case State::kConstants:
+            fetch_.tick(false);
+            if (load_valid_ && ++constants_sent_ == p_.constant_words) {
+                held_ = constants(*instruction_);
+                held_valid_ = true;
+                state_ = State::kRun;
+            }
+            return;
+        case State::kRun:
+            run();
+        }
+    }
+
+    // Whether a bank of the activation RAM is read in this cycle.
+    bool reads_bank(int bank) const {
+        const BankRead& read = reads_[1];
+        if (read.residual >= 0 && (read.residual & kBankMask) == bank) return true;
+        if (!read.entry) return false;
+        for (int j = 0; j < kStepSlots; j++) {
+            if (!(read.entry->valid >> j & 1)) continue;
+            const int row = read.row + read.entry->dy[j], column = read.column + read.entry->dx[j];
+            const bool inside = row >= 0 && row < int(read.instruction->input_height) &&
+                                column >= 0 && column < int(read.instruction->input_width);
+            if (inside && ((read.base + read.entry->offset[j]) & kBankMask) == bank) return true;
+        }
+        return false;
+    }
+
+  private:
+    enum class State { kIdle, kBegin, kConstants, kRun };
+
+    // What a step reads from the activation RAM.
+    struct BankRead {
+        const StepEntry* entry = nullptr;
+        const Compute* instruction = nullptr;
+        int base = 0, row = 0, column = 0, residual = -1;
+    };
+
+    using Constants = std::array<int64_t, 12>;
+
+    static constexpr int kBankMask = 3;
+
+    bool shadow_full() const { return parameters_left_ == 0 && settle_ == 0; }
+
+    void accept(const uint8_t* line) {
+        current_ ^= 1;
+        instructions_[current_] = Compute::decode(line);
+        instruction_ = &instructions_[current_];
+        const Compute& i = *instruction_;
+        illegal_ |= i.mode > kModeMaximum || (i.mode == kModeDense2 && p_.slices < 4) ||
+                    (i.mode == kModeWindow && p_.window_taps == 0) || !i.step_count || !i.groups ||
+                    !i.output_height || !i.output_width || i.add_shift > 31 ||
+                    int(i.step_base + i.prologue_count + i.step_count) > p_.step_entries;
+        constants_sent_ = 0;
+        state_ = State::kBegin;
+    }
+
+    void begin() {
+        fetch_.start(*instruction_);
+        walk_.start(*instruction_);
+        repeat_ = 0;
+        base_ = int(instruction_->input_base);
+        residual_pending_ = instruction_->residual;
+        ended_before_ = false;
+        parameters_left_ = p_.parameter_words_per_group;
+        state_ = held_valid_ && held_ == constants(*instruction_) ? State::kRun : State::kConstants;
+    }
+
+    void run() {
+        if (go_) {
+            const StepEntry& entry = fetch_.entry();
+            reads_[0].entry = &entry;
+            reads_[0].instruction = instruction_;
+            reads_[0].base = base_;
+            reads_[0].row = walk_.row();
+            reads_[0].column = walk_.column();
+        }
+        if (residual_read_) {
+            reads_[0].residual = walk_.residual();
+            residual_pending_ = false;
+        }
+        if (go_) {
+            repeat_++;
+            base_ = (base_ + fetch_.entry().increment) & kWordMask;
+            if (entry_end_) {
+                repeat_ = 0;
+                base_ = walk_.input();
+            }
+            if (pixel_end_) {
+                if (swap_ && !walk_.group_end()) parameters_left_ = p_.parameter_words_per_group;
+                walk_.advance();
+                base_ = walk_.input();
+                residual_pending_ = instruction_->residual;
+            }
+        }
+        ended_before_ = go_ && pixel_end_;
+        fetch_.tick(go_ && entry_end_);
+        if (ended_before_ && end_) {
+            fetch_.stop();
+            state_ = State::kIdle;
+        }
+    }
+
+    // The shadow parameters of a group, a word a cycle.
+    void tick_parameters() {
+        if (parameters_left_ != 0) {
+            parameters_left_--;
+            settle_ = std::max(0, p_.parameter_lead - 1);
+        } else if (settle_ != 0) {
+            settle_--;
+        }
+    }
+
+    // What the columns keep for an instruction; the add's are zero where there is no residual.
+    static Constants constants(const Compute& i) {
+        Constants values = {i.low, i.high, i.half_even, i.output_parity, i.residual};
+        if (i.residual) {
+            values[5] = i.add_output_multiplier;
+            values[6] = i.add_residual_multiplier;
+            values[7] = i.add_constant;
+            values[8] = i.add_shift;
+            values[9] = i.add_low;
+            values[10] = i.add_high;
+        }
+        return values;
+    }
+
+    static constexpr int kWordMask = (1 << kAddressBits) - 1;
+
+    const Parameters& p_;
+    StepFetch fetch_;
+    PixelWalk walk_;
+    State state_ = State::kIdle;
+    Compute instructions_[2];  // bank reads may still use the one before
+    const Compute* instruction_ = nullptr;
+    int current_ = 0;
+    Constants held_ = {};
+    bool held_valid_ = false;
+    int constants_sent_ = 0;
+    int repeat_ = 0, base_ = 0;
+    bool residual_pending_ = false, ended_before_ = false, illegal_ = false;
+    int parameters_left_ = 0, settle_ = 0;
+    BankRead reads_[2];
+    Output output_;
+    bool go_ = false, entry_end_ = false, pixel_end_ = false, swap_ = false, end_ = false;
+    bool residual_read_ = false, load_valid_ = false;
+};
+
+}  // namespace bitloop

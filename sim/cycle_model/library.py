@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model as a shared library: built once for all cores and memories, cached by content."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from bitloop.errors import DeviceError
+from bitloop.hw.registers import Cause
+
+from ..build import cache_folder, locked
+from ..toolchain import find_compiler
+from .definitions import header
+
+Progress = Callable[[str, float], None]
+
+PRODUCT = "libmodel.so"
+FLAGS = ("-std=gnu++20", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
+COUNTERS = 1 + len(Cause)
+
+_HERE = Path(__file__).parent
+
+
+def build_library(parameter_names: tuple[str, ...], progress: Progress | None = None) -> Path:
+    """The library's path, compiled if the cache lacks it; raises `DeviceError` with the log."""
+    compiler, version = find_compiler()
+    definitions = header(parameter_names)
+    sources = [*sorted(_HERE.glob("*.h")), _HERE / "model.cpp", _HERE.parent / "memory.h"]
+    digest = hashlib.sha256()
+    for part in (version, *FLAGS, definitions, *(path.read_text() for path in sources)):
+        digest.update(f"{len(part)}:".encode() + part.encode())
+    builds = cache_folder() / "builds"
+    builds.mkdir(exist_ok=True)
+    final = builds / f"cycle-model-{digest.hexdigest()[:24]}"
+    product = final / PRODUCT
+    if product.is_file():
+        return product
+    with locked(final.with_suffix(".lock")):
+        if not product.is_file():
+            if progress is not None:
+                progress("building the cycle model", 0.0)
+            folder = Path(tempfile.mkdtemp(prefix=".building-", dir=builds))
+            try:
+                (folder / "definitions.h").write_text(definitions)
+                _compile(compiler, folder)
+                shutil.rmtree(final, ignore_errors=True)
+                folder.rename(final)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    return product
+
+
+def _compile(compiler: str, folder: Path) -> None:
+    command = [compiler, *FLAGS, f"-I{folder}", "-o", str(folder / PRODUCT)]
+    command.append(str(_HERE / "model.cpp"))
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if result.returncode:
+        lines = result.stderr.splitlines(keepends=True)
+        errors = [line for line in lines if "error" in line.lower()][:10] or lines[-20:]
+        raise DeviceError(f"building the cycle model failed ({compiler}):\n{''.join(errors)}")
+
+
+@cache
+def open_library(path: Path) -> ctypes.CDLL:
+    """The library with its functions' types."""
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise DeviceError(
+            f"cannot open {path}: {error}; delete its folder to build it again"
+        ) from None
+    handle, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+    integer, text = ctypes.c_int, ctypes.c_char_p
+    signatures = {
+        "create": (handle, (ctypes.POINTER(ctypes.c_int32), u32, u64, integer, integer, integer)),
+        "destroy": (None, (handle,)),
+        "memory": (ctypes.c_void_p, (handle,)),
+        "window": (None, (handle, integer, u32, u32)),
+        "run": (text, (handle, u32, u32, u64)),
+        "counters": (None, (handle, ctypes.POINTER(u64))),
+        "trace": (integer, (handle, ctypes.POINTER(u32), integer)),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, f"bitloop_model_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
