@@ -245,24 +245,29 @@ def average_requantization(
 
     `ties_away_from`: a code that ties are rounded away from (128 for TFLite, which rounds int8
     averages away from zero), where input and output are quantized alike. A multiplier just above
-    1 / taps, turned about that code, moves every tie outwards and, while 256 * taps^2 < 2^S (taps
-    below 256 for m = 16), nothing else across a rounding boundary.
+    1 / divisor, turned about that code, moves every tie outwards and, while 256 * divisor^2 < 2^S
+    (below 256 for m = 16), nothing else across a rounding boundary. Taps beyond the divisor are
+    padding, which the sum then leaves out.
     """
     count = taps if divisor is None else divisor
     ratio = float(input_scale) / (float(output_scale) * count)
+    weight_sum, bias = taps, None
     if ties_away_from is not None:
-        if (input_scale, input_zero_point) != (output_scale, output_zero_point) or count != taps:
+        same = (input_scale, input_zero_point) == (output_scale, output_zero_point)
+        if not same or not 0 < count <= taps:
             raise GraphError("ties away from a code need an average that keeps the scale")
-        _, shift = quantize_multiplier(1 / taps, multiplier_bits)
-        ratio = math.ldexp((1 << shift) // taps + 1, -shift)
+        _, shift = quantize_multiplier(1 / count, multiplier_bits)
+        ratio = math.ldexp((1 << shift) // count + 1, -shift)
+        weight_sum, bias = count, np.full(1, -(taps - count) * input_zero_point)
         input_zero_point = output_zero_point = ties_away_from
         half_even = False
     return requantization(
         np.full(channels, ratio),
-        weight_sum=taps,
+        weight_sum=weight_sum,
         input_zero_point=input_zero_point,
         output_zero_point=output_zero_point,
         output_scale=output_scale,
+        bias=bias,
         multiplier_bits=multiplier_bits,
         low=low,
         high=high,

@@ -5,6 +5,7 @@ share. `values` says what tensors stand for, `GraphBuilder` makes the nodes."""
 from __future__ import annotations
 
 from .moves import Moves
+from .pointwise import addition_ratios
 from .values import (
     Function,
     Padding,
@@ -28,6 +29,7 @@ __all__ = [
     "Shape",
     "Unsupported",
     "Weight",
+    "addition_ratios",
     "as_function",
     "counted_taps",
 ]

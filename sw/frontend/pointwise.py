@@ -82,7 +82,7 @@ class Pointwise(Windows):
             ratio_a, ratio_b = first.scale, second.scale
             scale = quantization.scale
             if self.single_precision:
-                ratio_a, ratio_b = _addition_ratios(ratio_a, ratio_b, scale)
+                ratio_a, ratio_b = addition_ratios(ratio_a, ratio_b, scale)
                 scale = 1.0
             multiplier_a, multiplier_b, constant, shift = add_parameters(
                 ratio_a, first.zero_point, ratio_b, second.zero_point, scale,
@@ -107,7 +107,7 @@ def _per_channel(value: ArrayLike, channels: int) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.broadcast_to(array, channels))
 
 
-def _addition_ratios(scale_a: float, scale_b: float, scale: float) -> tuple[float, float]:
+def addition_ratios(scale_a: float, scale_b: float, scale: float) -> tuple[float, float]:
     """Ratios of XNNPACK's addition: float32, then fixed point with 21 bits for the larger one.
 
     The contract's 22 bits hold these exactly, whatever shift they are given.
