@@ -54,6 +54,8 @@ class OnnxInput:
     """With the batch dimension, 1 if it is free."""
     dtype: str
     """`float`, `uint8` or `int8`."""
+    batched: bool
+    """Whether the batch may be other than 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,8 @@ class OnnxModel:
     constants: dict[str, NDArray]
     inputs: tuple[OnnxInput, ...]
     outputs: tuple[str, ...]
+    opset: int
+    """Version of ONNX's own operators."""
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -145,7 +149,10 @@ def _model(proto: onnx.ModelProto, folder: Path) -> OnnxModel:
         constants[tensor.name] = _array(tensor, folder)
     inputs = tuple(_input(value) for value in graph.input if value.name not in constants)
     nodes = tuple(_node(node, i, folder) for i, node in enumerate(graph.node))
-    return OnnxModel(nodes, constants, inputs, tuple(value.name for value in graph.output))
+    opset = max([entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")],
+                default=1)  # fmt: skip
+    outputs = tuple(value.name for value in graph.output)
+    return OnnxModel(nodes, constants, inputs, outputs, opset)
 
 
 def _input(value: onnx.ValueInfoProto) -> OnnxInput:
@@ -160,17 +167,19 @@ def _input(value: onnx.ValueInfoProto) -> OnnxInput:
     if tensor.elem_type not in dtypes:
         raise FrontendError(f"input {name!r} must hold floats, uint8 or int8")
     shape = [dim.dim_value for dim in tensor.shape.dim]
-    if len(shape) not in (2, 4):
+    if len(shape) not in (2, 3, 4):
         raise FrontendError(
-            f"input {name!r} has {len(shape)} dimensions; it must be (batch, features) or "
-            "(batch, channels, height, width)"
+            f"input {name!r} has {len(shape)} dimensions; it must be (batch, features), "
+            "(batch, channels, length) or (batch, channels, height, width)"
         )
     if any(not 0 < size < 1 << 31 for size in shape[1:]) or shape[0] < 0:
         raise FrontendError(
             f"input {name!r} has sizes that are free or not positive: {shape}; only the batch may "
             "be free (onnxruntime.tools.make_dynamic_shape_fixed fixes sizes)"
         )
-    return OnnxInput(value.name, (shape[0] or 1, *shape[1:]), dtypes[tensor.elem_type])
+    return OnnxInput(
+        value.name, (shape[0] or 1, *shape[1:]), dtypes[tensor.elem_type], shape[0] != 1
+    )
 
 
 def _node(node: onnx.NodeProto, index: int, folder: Path) -> OnnxNode:

@@ -6,38 +6,39 @@ Each takes its parameters as inputs: scale and zero-point after every operand, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .lowering import Unsupported
 from .onnx_file import OnnxNode
-from .onnx_operators import (
+from .onnx_functions import FUNCTIONS
+from .onnx_operands import (
     Handler,
     Importer,
     Value,
     activation,
-    addition,
     array,
-    average_pool,
-    constant_weight,
-    convolution,
-    dequantized,
-    linear,
+    axis_index,
+    curve,
     operand,
-    quantized,
+    optional,
+    table,
 )
+from .onnx_parts import joined
+from .onnx_pointwise import addition, multiplication
+from .onnx_products import constant_weight, convolution, linear
+from .onnx_quantizers import dequantized, quantized
 from .onnx_values import Activation, quantization
+from .onnx_windows import average_pool, mean
 
 
 def _finish(
     importer: Importer, node: OnnxNode, result: Activation, scale: Value, zero_point: Value
 ) -> Activation:
-    zero = None if zero_point is None else array(zero_point, "zero-point")
-    return quantized(
-        importer, result, quantization(array(scale, "scale"), zero), importer.name(node)
-    )
+    own = quantization(array(scale, "scale"), optional(zero_point, "zero-point"))
+    return quantized(importer, result, own, importer.name(node))
 
 
 def _integer_bias(value: Value) -> Any:
@@ -55,9 +56,11 @@ def integer_convolution(
     importer: Importer, node: OnnxNode, operands: Sequence[Value]
 ) -> Activation:
     x, sx, zx, w, sw, zw, sy, zy, bias = _operands(operands, 9)
+    if node.attributes.get("channels_last"):
+        raise Unsupported("channels_last: save the model before layout optimizations")
     parts = [
         dequantized(importer, activation(x), sx, zx),
-        constant_weight(dequantized(importer, array(w, "weight"), sw, zw, axis=0), 4),
+        constant_weight(dequantized(importer, array(w, "weight"), sw, zw, axis=0), 3, 4),
         _integer_bias(bias),
     ]
     return _finish(importer, node, convolution(importer, node, parts), sy, zy)
@@ -84,25 +87,65 @@ def integer_gemm(importer: Importer, node: OnnxNode, operands: Sequence[Value]) 
     return result if sy is None else _finish(importer, node, result, sy, zy)
 
 
-def integer_addition(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
-    a, sa, za, b, sb, zb, sy, zy = _operands(operands, 8)
-    parts = [dequantized(importer, a, sa, za), dequantized(importer, b, sb, zb)]
-    return _finish(importer, node, addition(importer, node, parts), sy, zy)
+def _pairwise(handler: Handler) -> Handler:
+    def run(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
+        a, sa, za, b, sb, zb, sy, zy = _operands(operands, 8)
+        parts = [dequantized(importer, a, sa, za), dequantized(importer, b, sb, zb)]
+        return _finish(importer, node, handler(importer, node, parts), sy, zy)
+
+    return run
 
 
-def integer_average(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
-    x, sx, zx, sy, zy = _operands(operands, 5)
-    if node.attributes.get("channels_last"):
-        raise Unsupported("channels_last: save the model before layout optimizations")
-    source = dequantized(importer, activation(x), sx, zx)
-    return _finish(importer, node, average_pool(importer, node, [source]), sy, zy)
+def _pooled(handler: Handler) -> Handler:
+    def run(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
+        x, sx, zx, sy, zy = _operands(operands, 5)
+        if node.attributes.get("channels_last"):
+            raise Unsupported("channels_last: save the model before layout optimizations")
+        source = dequantized(importer, activation(x), sx, zx)
+        return _finish(importer, node, handler(importer, node, [source]), sy, zy)
+
+    return run
+
+
+def _function(operator: str) -> Handler:
+    def run(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
+        x, sx, zx, sy, zy = _operands(operands, 5)
+        source = dequantized(importer, activation(x), sx, zx)
+        found = curve(importer, source)
+        if found is None:
+            raise Unsupported("its input is no tensor of codes")
+        apply: Callable[..., Any] = FUNCTIONS[operator](node.attributes, importer.opset)
+        values = np.asarray(apply(found[1].astype(np.float64)), np.float32)
+        made = table(importer, found[0], importer.name(node), values, operator.lower())
+        return _finish(importer, node, source.like(value=made), sy, zy)
+
+    return run
+
+
+def integer_concatenation(
+    importer: Importer, node: OnnxNode, operands: Sequence[Value]
+) -> Activation:
+    sy, zy, *rest = operands
+    if not rest or len(rest) % 3:
+        raise Unsupported(f"{len(rest)} operands, must be three for each tensor")
+    sources = [
+        dequantized(importer, activation(rest[i]), rest[i + 1], rest[i + 2])
+        for i in range(0, len(rest), 3)
+    ]
+    axis = axis_index(node.attributes.get("axis", 1), len(sources[0].shape))
+    return _finish(importer, node, joined(importer, node, sources, axis), sy, zy)
 
 
 INTEGER: dict[str, Handler] = {
     "QLinearConv": integer_convolution,
     "QLinearMatMul": integer_product,
     "QGemm": integer_gemm,
-    "QLinearAdd": integer_addition,
-    "QLinearAveragePool": integer_average,
-    "QLinearGlobalAveragePool": integer_average,
+    "QLinearAdd": _pairwise(addition),
+    "QLinearMul": _pairwise(multiplication),
+    "QLinearAveragePool": _pooled(average_pool),
+    "QLinearGlobalAveragePool": _pooled(average_pool),
+    "QLinearReduceMean": _pooled(mean),
+    "QLinearLeakyRelu": _function("LeakyRelu"),
+    "QLinearSigmoid": _function("Sigmoid"),
+    "QLinearConcat": integer_concatenation,
 }

@@ -16,63 +16,51 @@ its float32 kernels.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BitloopError, FrontendError
 from ..graph.ir import Graph
-from .lowering import GraphBuilder, Pending, Quantization, Real, Unsupported
+from .lowering import GraphBuilder, Quantization, Real, Unsupported
 from .names import unique
+from .onnx_axes import input_axes, result_layout
+from .onnx_constants import fold
 from .onnx_file import OnnxInput, OnnxModel, OnnxNode, is_onnx, printable, read_model
 from .onnx_integer import INTEGER
-from .onnx_operators import (
-    Handler,
-    Value,
-    activation,
-    addition,
-    average_pool,
-    clip,
-    convolution,
-    dequantize,
-    gemm,
-    matrix_product,
-    max_pool,
-    mean,
-    pending,
-    quantize,
-    relu,
-)
+from .onnx_operands import Handler, Results, Value, activation, pending, real
+from .onnx_parts import PARTS
+from .onnx_pointwise import POINTWISE
+from .onnx_products import PRODUCTS
+from .onnx_quantizers import QUANTIZERS
 from .onnx_shapes import SHAPES
 from .onnx_values import Activation, Codes, Host, Input
+from .onnx_windows import WINDOWS
 
 __all__ = ["import_onnx", "is_onnx", "read_onnx"]
 
 HANDLERS: dict[str, Handler] = {
-    "QuantizeLinear": quantize,
-    "DequantizeLinear": dequantize,
-    "Conv": convolution,
-    "Gemm": gemm,
-    "MatMul": matrix_product,
-    "Add": addition,
-    "Relu": relu,
-    "Clip": clip,
-    "MaxPool": max_pool,
-    "GlobalMaxPool": max_pool,
-    "AveragePool": average_pool,
-    "GlobalAveragePool": average_pool,
-    "ReduceMean": mean,
-    **INTEGER,
-    **SHAPES,
-}
-"""What to do for each operator: (importer, node, values of its inputs) -> its first result."""
+    **QUANTIZERS, **PRODUCTS, **WINDOWS, **POINTWISE, **SHAPES, **PARTS, **INTEGER,
+}  # fmt: skip
+"""What to do for each operator: (importer, node, values of its inputs) -> its result, or
+`Results`."""
 
-WEIGHTED = frozenset({"Conv", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "QGemm"})
+WEIGHTED = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "QGemm"}
+)
 
 _DYNAMIC = "dynamic quantization takes scales from each image: quantize statically"
+_PRODUCT = "products of two tensors are no part of the core"
 REASONS = {
-    "BatchNormalization": "fold it into its convolution (onnxruntime's quant_pre_process does)",
     "ConvInteger": _DYNAMIC,
     "MatMulInteger": _DYNAMIC,
     "DynamicQuantizeLinear": _DYNAMIC,
-    "qonnx.custom_op.general.Quant": "export as QCDQ (QuantizeLinear, Clip, DequantizeLinear)",
+    "Attention": _PRODUCT,
+    "Einsum": _PRODUCT,
+    "LSTM": "recurrent layers are not supported",
+    "GRU": "recurrent layers are not supported",
+    "RNN": "recurrent layers are not supported",
 }
 """Why some operators are refused; the rest are `not supported`."""
 
@@ -86,17 +74,17 @@ _UNKNOWN = object()
 def import_onnx(path: str | Path, multiplier_bits: int = 16) -> Graph:
     """The integer graph of the quantized model in the file at `path`, named after the file.
 
-    A last softmax is left to the host: the graph ends at the logits. Raises `FrontendError` for a
+    A last softmax or arg-max is left to the host (`Graph.host`). Raises `FrontendError` for a
     damaged or foreign file, a float model, and listing every operator that is not supported.
     """
     return read_onnx(path, multiplier_bits)[0]
 
 
 def read_onnx(path: str | Path, multiplier_bits: int = 16) -> tuple[Graph, tuple[str, ...]]:
-    """As `import_onnx`, with a note on each result that the host has to finish."""
+    """As `import_onnx`, with a note on each result that the host finishes."""
     name = Path(path).stem
     model = read_model(path)
-    if not any("Q" in node.operator and "Linear" in node.operator for node in model.nodes):
+    if not any(_quantizes(node.operator) for node in model.nodes):
         raise FrontendError(
             f"{path}: the model is not quantized; quantize it first, e.g. with "
             "onnxruntime.quantization.quantize_static"
@@ -112,6 +100,10 @@ def read_onnx(path: str | Path, multiplier_bits: int = 16) -> tuple[Graph, tuple
         raise FrontendError(f"{path}: the model is damaged ({_reason(error)})") from None
 
 
+def _quantizes(operator: str) -> bool:
+    return "Q" in operator and "Linear" in operator or operator.endswith("Quant")
+
+
 def _reason(error: Exception) -> str:
     return printable((str(error).splitlines() or [type(error).__name__])[0])
 
@@ -125,8 +117,11 @@ class _Importer:
         self.values: dict[str, Value] = dict(model.constants)
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.opset = model.opset
         self.codes: dict[tuple[int, Quantization], Codes] = {}
-        self.reals: dict[int, tuple[Pending, Real]] = {}
+        self.reals: dict[int, Real] = {}
+        self.alive: list[Any] = []
+        self.curves: dict[str, tuple[str, NDArray[np.uint8]]] = {}
         taken: set[str] = set()
         self.layers = {
             id(node): unique(node.module or node.name, taken)
@@ -143,9 +138,10 @@ class _Importer:
             self._define(value.name, self._input(value))
         for node in self.model.nodes:
             result = self._call(node)
+            results = result if isinstance(result, Results) else (result,)
             for i, output in enumerate(node.outputs):
-                if output and (i == 0 or result is _UNKNOWN):
-                    self._define(output, result)
+                if output and (i < len(results) or result is _UNKNOWN):
+                    self._define(output, _UNKNOWN if result is _UNKNOWN else results[i])
         outputs = [] if self.problems else [self._output(name) for name in self.model.outputs]
         if len(set(outputs)) != len(outputs) or set(outputs) & set(self.builder.inputs):
             raise FrontendError(
@@ -165,19 +161,28 @@ class _Importer:
         self.values[name] = value
 
     def _input(self, value: OnnxInput) -> Activation:
-        layout = "NHWC" if self._channels_last(value.name) else "NCHW"
+        layout = "NHWC" if self._channels_last(value) else "NCHW"
         name = printable(value.name) or "input"
-        return Activation(Input(name, value.shape, value.dtype, layout), value.shape, layout)
+        axes, image = input_axes(value.shape, layout, value.batched)
+        source = Input(
+            name, image, value.shape[1:], value.dtype, layout if len(value.shape) > 2 else "NC"
+        )
+        return Activation(source, value.shape, axes, image)
 
-    def _channels_last(self, name: str) -> bool:
-        """Whether the model moves the channels of this input to the front."""
-        names = {name}
+    def _channels_last(self, value: OnnxInput) -> bool:
+        """Whether the model moves the channels of this input to the front, or multiplies them."""
+        names = {value.name}
+        orders = {4: [0, 3, 1, 2], 3: [0, 2, 1]}
         for node in self.model.nodes:
             if names.isdisjoint(node.inputs[:1]):
                 continue
-            if node.operator == "Transpose" and node.attributes.get("perm") == [0, 3, 1, 2]:
+            if node.operator == "Transpose":
+                return node.attributes.get("perm") == orders.get(len(value.shape))
+            if node.operator in ("MatMul", "QLinearMatMul"):
                 return True
-            if node.operator in ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip"):
+            if node.operator in ("QuantizeLinear", "DequantizeLinear", "Identity", "Clip") or (
+                node.operator.endswith("Quant")
+            ):
                 names.update(node.outputs[:1])
         return False
 
@@ -193,6 +198,11 @@ class _Importer:
                 )
             if any(value is _UNKNOWN for value in operands):
                 return _UNKNOWN
+            if operands and all(value is None or isinstance(value, np.ndarray)
+                                for value in operands):  # fmt: skip
+                folded = fold(node.operator, node.attributes, operands)
+                if folded is not None:
+                    return folded
             handler = HANDLERS.get(node.operator)
             if handler is None:
                 raise Unsupported(REASONS.get(node.operator, "operator not supported"))
@@ -212,27 +222,22 @@ class _Importer:
                 + (", it is a constant" if name in self.values else "")
             )
         try:
-            while isinstance(value.value, Host):
-                self.notes.append(
-                    f"{printable(name)}: {value.value.operator} is left to the host; the graph "
-                    "ends at its input"
-                )
-                value = value.value.source
+            if isinstance(value.value, Host):
+                return self._host(name, value.value)
             return self._result(activation(value))
         except Unsupported as error:
             raise FrontendError(f"{self.title}: {printable(name)}: {error}") from None
 
+    def _host(self, name: str, host: Host) -> str:
+        tensor = self._result(host.source)
+        batched = "N" in "".join(host.source.axes) or host.source.shape[0] == 1
+        self.builder.host(host.operator, tensor, host.axis + (not batched), printable(name))
+        self.notes.append(f"{printable(name)}: {host.operator} is computed by the host")
+        return tensor
+
     def _result(self, value: Activation) -> str:
         source = value.value
-        tensor = (
-            source.real().tensor
-            if isinstance(source, Codes)
-            else self.builder.exact(pending(value, "result"), "result").tensor
-        )
-        spec = self.builder.tensors[tensor]
-        if len(value.shape) != 4 and spec.shape[:2] != (1, 1):
-            raise Unsupported("a flattened image as result: leave out the flatten")
-        self.builder.output(
-            tensor, value.shape[1:], value.layout if len(value.shape) == 4 else "NC"
-        )
+        known = source.real() if isinstance(source, Codes) else pending(value, "result")
+        tensor = real(self, value.like(value=known), "result").tensor
+        self.builder.output(tensor, *result_layout(value.axes, value.shape))
         return tensor

@@ -3,36 +3,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .lowering import Real, Unsupported
+from .lowering import Pending, Unsupported
+from .moves import Operand
+from .onnx_arrange import places
+from .onnx_axes import regrouped, split
 from .onnx_file import OnnxNode
-from .onnx_operators import (
+from .onnx_operands import (
     Handler,
     Importer,
     Value,
     activation,
     array,
-    channels_first,
+    axis_index,
     integers,
+    moved,
     operand,
-    real,
 )
-from .onnx_values import Activation, Codes, Host, Input, Quantized
+from .onnx_values import Activation, Host, Quantized
 
-_SMALL = 64
-"""Elements of the shapes that are computed at import."""
-
-
-def _small(value: Value) -> NDArray:
-    values = array(value, "input")
-    if values.ndim > 1 or values.size > _SMALL or values.dtype.kind not in "iu":
-        raise Unsupported("arithmetic on constants other than shapes")
-    return values
+_FLOATS = (1, 10, 11)
+"""FLOAT, FLOAT16 and DOUBLE of TensorProto.DataType."""
 
 
 def identity(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
@@ -41,7 +38,9 @@ def identity(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> V
 
 def dropout(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
     training = operand(operands, 2)
-    if training is not None and array(training, "training_mode").any():
+    ratio = operand(operands, 1)
+    none = ratio is not None and not array(ratio, "ratio").any()
+    if training is not None and array(training, "training_mode").any() and not none:
         raise Unsupported("dropout in training mode")
     return operands[0]
 
@@ -49,7 +48,8 @@ def dropout(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Va
 def constant(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> NDArray:
     for key in ("value", "value_float", "value_int", "value_floats", "value_ints"):
         if node.attributes.get(key) is not None:
-            return np.asarray(node.attributes[key])
+            value = np.asarray(node.attributes[key])
+            return value.astype(np.float32) if "float" in key else value
     raise Unsupported("a constant without numbers")
 
 
@@ -60,38 +60,13 @@ def shape(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> NDAr
     return np.asarray(sizes[start:end], np.int64)
 
 
-def gather(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> NDArray:
-    values, index = _small(operands[0]), _small(operands[1])
-    return np.asarray(values[index.astype(np.int64)])
-
-
-def concatenation(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> NDArray:
-    if any(isinstance(value, Activation) for value in operands):
-        raise Unsupported("the concatenation of activations")
-    parts = [_small(value) for value in operands]
-    if sum(part.size for part in parts) > _SMALL:
-        raise Unsupported("arithmetic on constants other than shapes")
-    return np.concatenate(parts)
-
-
-def piece(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> NDArray:
-    if isinstance(operands[0], Activation):
-        raise Unsupported("a part of an activation")
-    values = _small(operands[0])
-    ends = [integers(node, operands, i, key) for i, key in ((1, "starts"), (2, "ends"))]
-    steps = integers(node, operands, 4, "steps") or [1]
-    if any(not end or len(end) != 1 for end in ends):
-        raise Unsupported("a slice of more than one axis")
-    return values[slice(ends[0][0], ends[1][0], steps[0])]
-
-
-def cast(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> NDArray:
-    if isinstance(operands[0], Activation):
+def cast(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
+    value = operands[0]
+    if isinstance(value, Activation) and isinstance(value.value, Host):
+        return value
+    if node.attributes.get("to") not in _FLOATS or not isinstance(value, Activation):
         raise Unsupported("the type of an activation changes only by quantize operators")
-    values = _small(operands[0])
-    if node.attributes.get("to") not in (6, 7):  # INT32, INT64
-        raise Unsupported("arithmetic on constants other than shapes")
-    return values.astype(np.int64)
+    return value
 
 
 def reshape(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
@@ -99,9 +74,7 @@ def reshape(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Va
     if target is None:
         raise Unsupported("its shape is missing")
     value = operands[0]
-    if isinstance(value, np.ndarray):
-        return _small(value).reshape(target)
-    before = _any(value).shape
+    before = value.codes.shape if isinstance(value, Quantized) else _any(value).shape
     sizes = [
         before[i] if size == 0 and not node.attributes.get("allowzero") and i < len(before)
         else size
@@ -111,40 +84,59 @@ def reshape(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Va
         known = -math.prod(sizes)
         if known > 0 and math.prod(before) % known == 0:
             sizes[sizes.index(-1)] = math.prod(before) // known
-    return _reshaped(importer, value, tuple(sizes))
+    if isinstance(value, Quantized):
+        return _reshaped_constant(value, sizes)
+    return reshaped(importer, node, _any(value), tuple(sizes))
+
+
+def _reshaped_constant(value: Quantized, sizes: Sequence[int]) -> Quantized:
+    if math.prod(sizes) != value.codes.size or min(sizes, default=1) < 0:
+        raise Unsupported(f"reshape of {value.codes.shape} to {list(sizes)}")
+    axis = value.axis
+    if value.scales.size > 1:
+        before = math.prod(value.codes.shape[:axis])
+        places = [i for i in range(len(sizes)) if math.prod(sizes[:i]) == before
+                  and sizes[i] == value.scales.size]  # fmt: skip
+        if not places:
+            raise Unsupported("a reshape of a constant across its scales")
+        axis = places[0]
+    return dataclasses.replace(value, codes=value.codes.reshape(sizes), axis=axis)
 
 
 def flatten(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
-    before = _any(operands[0]).shape
+    source = _any(operands[0])
     axis = node.attributes.get("axis", 1)
-    axis += len(before) if axis < 0 else 0
-    return _reshaped(importer, operands[0], (math.prod(before[:axis]), math.prod(before[axis:])))
+    axis += len(source.shape) if axis < 0 else 0
+    sizes = (math.prod(source.shape[:axis]), math.prod(source.shape[axis:]))
+    return reshaped(importer, node, source, sizes)
 
 
 def squeeze(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
     axes = integers(node, operands, 1, "axes")
-    value = operands[0]
-    if isinstance(value, np.ndarray):
-        return _small(value).reshape(-1)[0:1].reshape(()) if value.size == 1 else _small(value)
-    before = _any(value).shape
+    source = _any(operands[0])
+    before = source.shape
     if axes is None:
-        axes = [i for i, size in enumerate(before) if size == 1 and i]
-    removed = {a % len(before) for a in axes}
-    if any(before[a] != 1 for a in removed):
-        raise Unsupported(f"axes {axes} of shape {before} are not all 1")
-    return _reshaped(importer, value, tuple(s for i, s in enumerate(before) if i not in removed))
+        axes = [i for i, size in enumerate(before) if size == 1 and "N" not in source.axes[i]]
+    removed = {axis_index(a, len(before)) for a in axes}
+    if any(before[a] != 1 for a in removed) or any("N" in source.axes[a] for a in removed):
+        raise Unsupported(
+            f"axes {axes} of shape {before} are not all 1, or the batch is among them"
+        )
+    kept = [i for i in range(len(before)) if i not in removed]
+    return source.like(
+        shape=tuple(before[i] for i in kept), axes=tuple(source.axes[i] for i in kept)
+    )
 
 
 def unsqueeze(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
-    axes = integers(node, operands, 1, "axes")
-    value = operands[0]
-    if isinstance(value, np.ndarray):
-        return _small(value).reshape(-1)
-    sizes = list(_any(value).shape)
-    total = len(sizes) + len(axes or ())
-    for axis in sorted(a % total for a in axes or ()):
+    added = integers(node, operands, 1, "axes") or []
+    source = _any(operands[0])
+    sizes, axes = list(source.shape), list(source.axes)
+    total = len(sizes) + len(added)
+    for axis in sorted(axis_index(a, total) for a in added):
         sizes.insert(axis, 1)
-    return _reshaped(importer, value, tuple(sizes))
+        axes.insert(axis, "")
+    return source.like(shape=tuple(sizes), axes=tuple(axes))
 
 
 def _any(value: Value) -> Activation:
@@ -154,34 +146,44 @@ def _any(value: Value) -> Activation:
     return activation(value)
 
 
-def _reshaped(importer: Importer, value: Value, after: tuple[int, ...]) -> Activation:
-    """Flatten and back: the tensor keeps its shape, linear layers permute their weights."""
-    source = _any(value)
+def reshaped(
+    importer: Importer, node: OnnxNode, source: Activation, after: tuple[int, ...]
+) -> Activation:
+    """Mostly new names for axes; a vector cut into axes is one in the graph too."""
     before = source.shape
     if isinstance(source.value, Host) or before == after:
         return source.like(shape=after)
     problem = Unsupported(f"reshape of {before} to {after}")
-    if math.prod(before) != math.prod(after) or len(after) not in (2, 4) or before[0] != after[0]:
+    if math.prod(before) != math.prod(after) or min(after, default=1) < 1:
         raise problem
-    if len(after) == 2:
-        return source.like(shape=after)
-    if isinstance(source.value, Input | Codes):
-        tensor = source.value.real().tensor if isinstance(source.value, Codes) else ""
-    else:
-        tensor = source.value.tensor if isinstance(source.value, Real) else ""
-    rows, columns, channels = (after[2], after[3], after[1])
-    if tensor and source.layout == "NCHW":
-        if importer.builder.tensors[tensor].shape != (rows, columns, channels):
-            raise problem
-    elif len(before) != 4 and (rows, columns) != (1, 1) or len(before) == 4:
+    axes = regrouped(source.axes, source.sizes, after)
+    if axes is not None:
+        return source.like(shape=after, axes=axes)
+    # Cut the letters in row-major order: possible where they lie so in the graph's tensor.
+    letters = "".join(source.axes)
+    batched = letters.startswith("N")
+    if batched and (not after or after[0] != source.sizes["N"]):
         raise problem
-    elif source.layout != "NCHW" or isinstance(source.value, Input):
-        raise problem
-    return source.like(shape=after)
+    inner = after[1:] if batched else after
+    cut = split(inner)
+    if cut is None or "N" in letters[batched:]:
+        raise Unsupported(f"reshape of {before} to {after}: more than three axes")
+    axes, image = cut
+    axes = ("N", *axes) if batched else axes
+    builder = importer.builder
+    moves = places(source.image, letters[batched:])
+
+    def place(value: Operand) -> Pending:
+        if moves is not None:
+            flat = builder.reshape(value, "vector", (1, 1, len(moves)))
+            value = builder.gather(flat, "order", moves)
+        return builder.reshape(value, node.name, image)
+
+    return moved(importer, source, place, shape=after, axes=axes, image=image)
 
 
 def transpose(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
-    """Between channels first and last: the graph has one order of its own."""
+    """The graph has one order of its own: only names change."""
     value = operands[0]
     order = node.attributes.get("perm")
     if isinstance(value, Quantized):
@@ -189,42 +191,37 @@ def transpose(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> 
         if sorted(axes) != list(range(value.codes.ndim)):
             raise Unsupported(f"perm {order}")
         return value.transposed(axes)
-    source = activation(value)
-    if len(source.shape) == 4:
-        for before, after, axes in (
-            ("NCHW", "NHWC", (0, 2, 3, 1)), ("NHWC", "NCHW", (0, 3, 1, 2)),
-        ):  # fmt: skip
-            if source.layout == before and tuple(order or ()) == axes:
-                shape = tuple(source.shape[a] for a in axes)
-                return source.like(shape=shape, layout=after)
-    raise Unsupported(f"perm {order} of {source.layout} {source.shape}")
-
-
-def pad(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
-    source = channels_first(operands[0])
-    amounts = integers(node, operands, 1, "pads")
-    fill = operand(operands, 2)
-    value = node.attributes.get("value", 0.0) if fill is None else fill
-    value = value.real() if isinstance(value, Quantized) else value
-    if node.attributes.get("mode", "constant") != "constant" or np.any(np.asarray(value) != 0):
-        raise Unsupported("only padding with zeros")
-    if operand(operands, 3) is not None or amounts is None or len(amounts) != 8:
-        raise Unsupported("only padding of all four axes given at once")
-    if min(amounts) < 0 or any(amounts[:2]) or any(amounts[4:6]):
-        raise Unsupported("only padding of height and width")
-    inner = real(importer, source, padded=True)
-    added = (amounts[2], amounts[3], amounts[6], amounts[7])
-    top, left, bottom, right = (a + b for a, b in zip(inner.padding, added, strict=True))
-    rows, columns = source.shape[2] + added[0] + added[2], source.shape[3] + added[1] + added[3]
-    return Activation(
-        Real(inner.tensor, (top, left, bottom, right)), (*source.shape[:2], rows, columns)
+    source = _any(value)
+    axes = tuple(order or reversed(range(len(source.shape))))
+    if sorted(axes) != list(range(len(source.shape))):
+        raise Unsupported(f"perm {order} of {len(source.shape)} dimensions")
+    if "N" in source.axes[0] and axes[0] != 0:
+        raise Unsupported("a transpose that moves the batch")
+    return source.like(
+        shape=tuple(source.shape[a] for a in axes), axes=tuple(source.axes[a] for a in axes)
     )
 
 
 def host(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
     """Left to the host: the graph ends at its input."""
     source = activation(operands[0])
-    return source.like(value=Host(source, node.operator))
+    opset = int(node.attributes.get("opset", importer.opset))
+    dimensions = len(source.shape)
+    argmax = node.operator == "ArgMax"
+    axis = node.attributes.get("axis", 0 if argmax else 1 if opset < 13 else -1)
+    axis = axis_index(axis, dimensions)
+    if not argmax and opset < 13 and math.prod(source.shape[axis:]) != source.shape[axis]:
+        raise Unsupported("softmax over several axes (operator set 12 and earlier)")
+    if "N" in source.axes[axis]:
+        raise Unsupported(f"{node.operator} over the batch")
+    if argmax and node.attributes.get("select_last_index"):
+        raise Unsupported("select_last_index")
+    operator = {"ArgMax": "argmax", "LogSoftmax": "log_softmax"}.get(node.operator, "softmax")
+    shape = source.shape
+    if argmax:
+        keep = node.attributes.get("keepdims", 1)
+        shape = tuple(1 if i == axis else size for i, size in enumerate(shape) if keep or i != axis)
+    return source.like(value=Host(source, operator, axis), shape=shape)
 
 
 SHAPES: dict[str, Handler] = {
@@ -232,17 +229,14 @@ SHAPES: dict[str, Handler] = {
     "Dropout": dropout,
     "Constant": constant,
     "Shape": shape,
-    "Gather": gather,
-    "Concat": concatenation,
-    "Slice": piece,
     "Cast": cast,
     "Reshape": reshape,
     "Flatten": flatten,
     "Squeeze": squeeze,
     "Unsqueeze": unsqueeze,
     "Transpose": transpose,
-    "Pad": pad,
     "Softmax": host,
     "LogSoftmax": host,
     "QLinearSoftmax": host,
+    "ArgMax": host,
 }

@@ -22,6 +22,7 @@ from .lowering import (
     Unsupported,
     Weight,
 )
+from .onnx_axes import Axes, letter_sizes
 
 LIMITS = {
     "uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7),
@@ -35,9 +36,12 @@ WIDTHS = (2, 4, 8)
 class Input:
     """A graph input, and what the first quantize or dequantize operator made of it."""
 
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: str, layout: str) -> None:
+    def __init__(
+        self, name: str, image: Shape, source_shape: tuple[int, ...], dtype: str, layout: str
+    ) -> None:
         self.name = name
-        self.shape = shape
+        self.image = image
+        self.source_shape = source_shape
         self.dtype = dtype
         self.layout = layout
         self.quantization: Quantization | None = None
@@ -47,9 +51,8 @@ class Input:
         if self.quantization is None:
             self.quantization = quantization
             self.tensor = builder.input(
-                self.name, image(self.shape, self.layout), quantization, self.shape[1:],
-                self.layout if len(self.shape) == 4 else "NC",
-            )  # fmt: skip
+                self.name, self.image, quantization, self.source_shape, self.layout
+            )
         if self.quantization != quantization:
             raise Unsupported("the input is quantized twice, differently")
         return self.tensor
@@ -80,11 +83,11 @@ class Codes:
         own = self.quantization
         offset = 128 if own.source_dtype == "int8" else 0
         bounds = [min(max(limit + offset, own.low), own.high) for limit in (low, high)]
-        return Codes(
-            self.emit,
-            dataclasses.replace(own, low=int(bounds[0]), high=int(max(bounds))),
-            self.padding,
-        )
+        return self.limited(dataclasses.replace(own, low=int(bounds[0]), high=int(max(bounds))))
+
+    def limited(self, quantization: Quantization) -> Codes:
+        """The same with other limits."""
+        return Codes(self.emit, quantization, self.padding)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,35 @@ class Host:
 
     source: Activation
     operator: str
+    """`softmax`, `log_softmax` or `argmax`."""
+    axis: int
+    """Of the source, its batch included."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """What a product or a tensor becomes when multiplied and shifted, before it is quantized."""
+
+    make: Callable[[NDArray[np.float64], Any], Pending]
+    """Of a factor and an addend (an array, a `Quantized` or None), one value a channel."""
+    channels: int
+    factor: NDArray[np.float64]
+    addend: Any = None
+
+    def then(self, factor: NDArray[np.float64], addend: Any) -> tuple[Affine, Pending]:
+        """Applied after this one."""
+        factor = np.broadcast_to(np.asarray(factor, np.float64), self.channels)
+        before = self.addend
+        if before is None or (factor == 1).all() and addend is None:
+            joined = addend if before is None else before
+        else:
+            joined = _reals(before) * factor + (0 if addend is None else _reals(addend))
+        result = dataclasses.replace(self, factor=self.factor * factor, addend=joined)
+        return result, self.make(result.factor, result.addend)
+
+
+def _reals(value: Any) -> NDArray[np.float64]:
+    return (value.real() if isinstance(value, Quantized) else np.asarray(value)).reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +133,21 @@ class Activation:
 
     value: Input | Codes | Real | Pending | Host
     shape: tuple[int, ...]
-    """In the source model, with batch."""
-    layout: str = "NCHW"
-    """`NCHW` or `NHWC`: order of the axes, or of the features a flatten made of them."""
-    biased: Callable[[Any], Pending] | None = None
-    """The same product with a constant added, while it is not quantized."""
+    """In the source model."""
+    axes: Axes
+    """Where its axes lie in the graph's tensor (`onnx_axes`)."""
+    image: Shape
+    """Height, width and channels that `axes` speak of, zero padding included."""
+    affine: Affine | None = None
+    """How to multiply and shift it while it is not quantized."""
 
     def like(self, **changes: Any) -> Activation:
-        return dataclasses.replace(self, **{"biased": None, **changes})
+        return dataclasses.replace(self, **{"affine": None, **changes})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of each letter of `axes`."""
+        return letter_sizes(self.image, math.prod(self.shape) // math.prod(self.image))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +177,10 @@ class Quantized:
             shape[self.axis] = self.scales.size
         return self.codes * (self.scales.reshape(shape) if self.codes.ndim else self.scales[0])
 
+    @property
+    def size(self) -> int:
+        return self.codes.size
+
     def transposed(self, order: tuple[int, ...]) -> Quantized:
         axis = order.index(self.axis) if self.scales.size > 1 else 0
         return dataclasses.replace(self, codes=self.codes.transpose(order), axis=axis)
@@ -163,17 +206,6 @@ class Quantized:
 
 def fits(low: int, high: int, bits: int) -> bool:
     return -(1 << (bits - 1)) <= low and high < 1 << (bits - 1)
-
-
-def image(shape: tuple[int, ...], layout: str) -> Shape:
-    """(height, width, channels) of a source shape with batch."""
-    if len(shape) == 2:
-        return (1, 1, shape[1])
-    if len(shape) != 4:
-        raise Unsupported(f"result of {len(shape)} dimensions")
-    if layout == "NHWC":
-        return (shape[1], shape[2], shape[3])
-    return (shape[2], shape[3], shape[1])
 
 
 def quantization(scale: Any, zero_point: Any, dtype: str | None = None) -> Quantization:

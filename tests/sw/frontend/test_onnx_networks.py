@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole networks quantized by ONNX Runtime: every layer's codes equal its integer kernels'."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx_models import (
+    Model,
+    compare,
+    final,
+    images,
+    quantized,
+    run,
+)
+from onnxruntime.quantization import (
+    QuantFormat,
+    QuantType,
+)
+
+from bitloop.frontend.onnx_model import import_onnx
+
+
+def resnet20(state: dict[str, torch.Tensor]) -> Model:
+    """ResNet-20 for CIFAR-10 with batch normalization folded; shortcuts that halve the image are
+    convolutions with an identity."""
+    m = Model()
+
+    def conv(source: str, index: str, norm: str, stride: int) -> str:
+        scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-5).sqrt()
+        weight = state[f"{index}.weight"] * scale[:, None, None, None]
+        bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+        constants = [m.constant(f"{index}.w", weight), m.constant(f"{index}.b", bias)]
+        return m.node("Conv", [source, *constants], index, pads=[1] * 4, strides=[stride] * 2)
+
+    x = m.node("Relu", [conv("x", "conv1", "bn1", 1)], "relu")
+    channels = 16
+    for stage in (1, 2, 3):
+        for block in (0, 1, 2):
+            name = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            hidden = m.node(
+                "Relu", [conv(x, f"{name}.conv1", f"{name}.bn1", stride)], f"{name}.relu"
+            )
+            hidden = conv(hidden, f"{name}.conv2", f"{name}.bn2", 1)
+            if stride == 2:
+                identity = np.zeros((2 * channels, channels, 1, 1), np.float32)
+                np.fill_diagonal(identity[channels // 2 :, :, 0, 0], 1)
+                kernel = m.constant(f"{name}.identity", identity)
+                x = m.node("Conv", [x, kernel], f"{name}.shortcut", strides=[2, 2])
+                channels *= 2
+            x = m.node("Relu", [m.node("Add", [hidden, x], f"{name}.add")], name)
+    x = m.node("Flatten", [m.node("GlobalAveragePool", [x], "pool")], "flat")
+    layer = [m.constant(key, state[f"linear.{key}"]) for key in ("weight", "bias")]
+    m.node("Gemm", [x, *layer], "linear", transB=1)
+    return m
+
+
+@pytest.mark.parametrize("kind", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_resnet20_equals_onnxruntime(tmp_path: Path, kind: QuantFormat) -> None:
+    folder = os.environ.get("BITLOOP_DATA")
+    file = Path(folder or ".", "resnet20-12fca82f.th")
+    if not folder or not file.is_file():
+        pytest.skip(f"needs {file.name} in the folder that BITLOOP_DATA names")
+    loaded = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
+    state = {key.removeprefix("module."): value for key, value in loaded.items()}
+    model = resnet20(state).save(tmp_path / "f.onnx", ("n", 3, 32, 32), "linear", opset=17)
+    # Patches of one colour each, as far from noise as pictures are.
+    batch = images(12, (3, 8, 8)).repeat(4, 2).repeat(4, 3)
+    path = quantized(tmp_path, model, kind, QuantType.QUInt8, True, batch[:8])
+    graph = import_onnx(path, 31)
+    assert not any(compare(path, graph, batch[8:]).values())
+    found = final(graph, batch[8:])[:, 0, 0]
+    name = "linear_QuantizeLinear_Output" if kind is QuantFormat.QDQ else "linear_quantized"
+    expected = run(path, batch[8:], {name})[name]
+    np.testing.assert_array_equal(found, expected)
