@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitloop.graph.ir import Graph, TensorSpec
 
-from .random_moves import concat_graph, slice_graph, spread_graph, upsample
+from .random_moves import concat_graph, mixed_graph, slice_graph, spread_graph, upsample_graph
 from .random_nodes import Builder
 
 KINDS = (
@@ -36,8 +36,17 @@ KINDS = (
     "transposed",
     "upsample",
     "wide-grouped",
+    "mixed",
 )
 WEIGHT_BITS = (8, 4, 2)
+
+_MOVES = {
+    "concat": concat_graph,
+    "slice": slice_graph,
+    "transposed": spread_graph,
+    "upsample": upsample_graph,
+    "mixed": mixed_graph,
+}
 
 
 def random_graph(seed: int, lanes: int, kind: str, bits: int, multiplier_bits: int = 16) -> Graph:
@@ -46,12 +55,8 @@ def random_graph(seed: int, lanes: int, kind: str, bits: int, multiplier_bits: i
     b = Builder(rng, lanes, f"{kind}-w{bits}-seed{seed}", multiplier_bits)
     if kind == "network":
         return _network(b, bits)
-    if kind in ("concat", "slice", "transposed", "upsample"):
-        make = {
-            "concat": concat_graph, "slice": slice_graph, "transposed": spread_graph,
-            "upsample": upsample,
-        }  # fmt: skip
-        return b.graph(make[kind](b, bits))
+    if kind in _MOVES:
+        return b.graph(_MOVES[kind](b, bits))
     if kind == "large":  # weights exceed every preset's weight RAM at 8 bits
         source = b.input(b.integer(1, 4), b.integer(1, 4), 12 * lanes + b.integer(-1, 1))
         return b.graph([b.conv(source, 12 * lanes, bits, (3, 3), padding=(1, 1, 1, 1))])

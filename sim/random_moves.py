@@ -9,17 +9,26 @@ from math import prod
 
 import numpy as np
 
-from bitloop.graph.ir import Concat, Conv, Requantization, Slice, TensorSpec
+from bitloop.graph.ir import Concat, Conv, MaxPool, Requantization, Slice, TensorSpec
 from bitloop.graph.validate import dilated_size, output_size
 
 from .random_nodes import Builder
 
 
 def alike(b: Builder, tensors: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """The tensors, made to have the scale and zero-point of the first."""
-    for spec in tensors:
-        b.tensors[spec.name] = dataclasses.replace(
-            spec, scale=tensors[0].scale, zero_point=tensors[0].zero_point
+    """The tensors, made to have the scale and zero-point of the first, and with them all whose
+    codes they share."""
+    names = {spec.name for spec in tensors}
+    before = 0
+    while len(names) > before:
+        before = len(names)
+        for node in b.nodes:
+            linked = {*node.inputs, node.output}
+            if isinstance(node, Concat | Slice | MaxPool) and not names.isdisjoint(linked):
+                names |= linked
+    for name in names:
+        b.tensors[name] = dataclasses.replace(
+            b.tensors[name], scale=tensors[0].scale, zero_point=tensors[0].zero_point
         )
     return [b.tensors[spec.name] for spec in tensors]
 
@@ -138,10 +147,16 @@ def slice_graph(b: Builder, bits: int) -> list[TensorSpec]:
 
 
 def spread_graph(b: Builder, bits: int) -> list[TensorSpec]:
+    target = spread_conv(b, b.input(b.size(5), b.size(5), b.channels(2)), bits)
+    if b.chance(0.3):
+        target = b.add(target, b.input(*target.shape))
+    return used(b, [target])
+
+
+def spread_conv(b: Builder, source: TensorSpec, bits: int) -> TensorSpec:
     """A convolution of a dilated input: transposed convolutions, and every other combination of
     kernel, stride, padding and dilations."""
-    channels = b.channels(2)
-    source = b.input(b.size(5), b.size(5), channels)
+    channels = source.shape[2]
     plain = b.chance(0.6)
     while True:
         spread = (b.integer(1, 3), b.integer(1, 3))
@@ -161,20 +176,25 @@ def spread_graph(b: Builder, bits: int) -> list[TensorSpec]:
             break
     groups = int(b.rng.choice([1, 1, channels]))
     outputs = channels if groups > 1 else b.channels(2)
-    target = b.conv(
+    return b.conv(
         source, outputs, bits, kernel, stride, (top, left, bottom, right), dilation, groups,
         "depthwise" if groups > 1 else "conv", spread,
     )  # fmt: skip
-    if b.chance(0.3):
-        target = b.add(target, b.input(*target.shape))
-    return used(b, [target])
 
 
-def upsample(b: Builder, bits: int) -> list[TensorSpec]:
+def upsample_graph(b: Builder, bits: int) -> list[TensorSpec]:
     """Nearest-neighbour upsampling, mostly joined with another tensor of its size."""
     source = b.input(b.size(4), b.size(4), count(b))
     if b.chance(0.5):
         source = b.conv(source, count(b), bits, (1, 1))
+    target = upsample(b, source)
+    if b.chance(0.7):
+        skip = b.conv(b.input(*target.shape[:2], count(b)), count(b), bits, (1, 1))
+        target = reader(b, concat(b, [target, skip]), bits)
+    return used(b, [target])
+
+
+def upsample(b: Builder, source: TensorSpec) -> TensorSpec:
     factor = (b.integer(1, 3), b.integer(2, 3))
     channels = source.shape[2]
     shape = (source.shape[0] * factor[0], source.shape[1] * factor[1], channels)
@@ -191,20 +211,47 @@ def upsample(b: Builder, bits: int) -> list[TensorSpec]:
     before = (factor[0] - 1, factor[1] - 1)
     b.append(
         Conv(
-            b.node_name("depthwise"), (source.name,), target.name, bits=bits, requant=same,
+            b.node_name("depthwise"), (source.name,), target.name, bits=2, requant=same,
             weights=np.ones((channels, *factor, 1), np.int8), padding=(*before, *before),
             input_dilation=factor, groups=channels, operator="depthwise",
         )
     )  # fmt: skip
-    if b.chance(0.7):
-        skip = b.conv(b.input(*shape[:2], count(b)), count(b), bits, (1, 1))
-        target = reader(b, concat(b, [target, skip]), bits)
-    return used(b, [target])
+    return target
+
+
+def mixed_graph(b: Builder, bits: int) -> list[TensorSpec]:
+    """A few random nodes of every kind, each reading what some earlier one has made."""
+    tensors = [b.input(b.integer(2, 8), b.integer(2, 8), count(b))]
+    for _ in range(b.integer(3, 7)):
+        source = b.tensors[tensors[b.integer(max(0, len(tensors) - 3), len(tensors) - 1)].name]
+        alike_size = [b.tensors[t.name] for t in tensors if t.shape[:2] == source.shape[:2]]
+        choice = b.integer(0, 6)
+        if choice == 0 and prod(source.shape[:2]) <= 36:
+            made = upsample(b, source) if b.chance(0.5) else spread_conv(b, source, bits)
+        elif choice <= 2:
+            others = [alike_size[b.integer(0, len(alike_size) - 1)] for _ in range(2)]
+            made = concat(b, [source, *others[: b.integer(1, 2)]])
+        elif choice == 3:
+            made = cut(b, source)
+        elif choice == 4:
+            made = b.avgpool(source)
+        else:
+            made = reader(b, source, bits)
+        if made.shape[2] > 6 * b.lanes:
+            made = b.conv(made, b.channels(2), bits, (1, 1))
+        tensors.append(made)
+        if b.chance(0.3):
+            tensors.append(part(b, b.tensors[made.name], bits))
+    return used(b, [tensors[-1]])
 
 
 def used(b: Builder, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """The outputs, and every tensor that nothing reads."""
+    """The outputs, and every tensor that nothing reads; inputs get a reader."""
     read = {name for node in b.nodes for name in node.inputs}
+    for name in b.inputs:
+        if name not in read:
+            b.conv(b.tensors[name], count(b), 8, (1, 1))
+    read.update(b.inputs)
     names = [spec.name for spec in outputs if spec.name not in b.inputs]
     names += [name for name in b.tensors if name not in read]
     return [b.tensors[name] for name in dict.fromkeys(names)]
