@@ -3,8 +3,8 @@
 
 With 31-bit multipliers the graph computes the codes of LiteRT's default kernels (XNNPACK, and its
 own int8 average pooling), except where a float32 product rounds to a tie that no constant of its
-channel can follow: 6 of 20 million codes inside ResNet-8 on random images. A softmax at the end
-stays with the host: the graph ends at the logits.
+channel can follow: 6 of 20 million codes inside ResNet-8 on random images. A softmax, log-softmax
+or arg-max at the end stays with the host: the graph ends at the logits.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from pathlib import Path
 
 from ..errors import BitloopError, FrontendError
 from ..graph.ir import Graph
-from .lowering import GraphBuilder, Quantization, Real, Unsupported
+from .lowering import Quantization, Real, Unsupported
 from .names import unique
+from .tflite_builder import CodeBuilder
 from .tflite_file import IDENTIFIER, Model, Operator, Tensor, read_model
 from .tflite_operators import HANDLERS, REASONS, WEIGHTED, layer_name
 from .tflite_values import Activation, Host, Value, image_shape, quantization_of
 
 MAX_CHANNELS = 1 << 18
 """Output channels of all operators together."""
+MAX_MADE = 1 << 26
+"""Weights that no file holds: of convolutions that pad, repeat or pick pixels."""
 
 __all__ = ["Imported", "import_tflite", "is_tflite", "read_tflite"]
 
@@ -80,6 +83,7 @@ class _Importer:
         """Results of operators already reported; their consumers are not reported again."""
         self.weights = 4 * sum(t.data.size for t in model.tensors if t.data is not None)
         self.channels = MAX_CHANNELS
+        self.made = MAX_MADE
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.names = self._names()
@@ -88,7 +92,7 @@ class _Importer:
             for operator, name in zip(model.operators, self.names, strict=True)
             if operator.kind in WEIGHTED
         }
-        self.builder = GraphBuilder(name, multiplier_bits, frozenset(layers), single_precision=True)
+        self.builder = CodeBuilder(name, multiplier_bits, frozenset(layers), single_precision=True)
 
     def _names(self) -> list[str]:
         taken: set[str] = set()
@@ -118,7 +122,7 @@ class _Importer:
             if index not in self.unknown:
                 try:
                     outputs.append(self._output(index))
-                except Unsupported as error:
+                except (Unsupported, BitloopError) as error:
                     self._report(self.model.tensors[index].name, "output", str(error), (index,))
         if not self.problems and len(set(outputs)) != len(outputs):
             self._report(self.builder.name, "outputs", "two results are one tensor", ())
@@ -158,36 +162,43 @@ class _Importer:
         handler = HANDLERS.get(operator.kind)
         if handler is None:
             raise Unsupported(_reason(operator))
-        if len(operator.outputs) != 1 or operator.outputs[0] < 0:
-            raise Unsupported(f"{len(operator.outputs)} results, not one")
-        output = operator.outputs[0]
-        if output in self.values or self.model.tensors[output].data is not None:
+        outputs = operator.outputs
+        several = operator.kind in ("SPLIT", "SPLIT_V")
+        if not outputs or (len(outputs) != 1 and not several) or min(outputs) < 0:
+            raise Unsupported(f"{len(outputs)} results, not one")
+        if len(set(outputs)) != len(outputs) or any(
+            output in self.values or self.model.tensors[output].data is not None
+            for output in outputs
+        ):
             raise Unsupported("its result has another producer")
-        self.values[output] = handler(self, operator, name)
+        made = handler(self, operator, name)
+        self.values.update(zip(outputs, made if isinstance(made, tuple) else (made,), strict=True))
 
     def _output(self, index: int) -> str:
         value = self.values.get(index)
         if value is None:
             raise Unsupported("no operator makes it")
-        if isinstance(value, Host):
-            self.notes.append(
-                f"{self.model.tensors[index].name}: {value.operator} is left to the host; the "
-                "graph ends at its input"
-            )
-            value = value.source
-        if any(value.real.padding):
-            raise Unsupported("zero padding before anything but a convolution")
-        tensor = value.real.tensor
+        host = value if isinstance(value, Host) else None
+        activation = self._padded(value.source if isinstance(value, Host) else value)
+        tensor = activation.real.tensor
         if tensor in self.builder.inputs:
             raise Unsupported("a result is an input of the model")
-        shape = value.shape[1:]
-        self.builder.output(tensor, shape, "NHWC" if len(shape) > 1 else "NC")
+        shape = activation.shape[1:]
+        vector = self.builder.tensors[tensor].shape[:2] == (1, 1) and len(shape) == 1
+        self.builder.output(tensor, shape, "NC" if vector else "NHWC")
+        if host and host.operator != "dequantize":
+            self.builder.host(host.operator, tensor, host.axis)
+            self.notes.append(
+                f"{self.model.tensors[index].name}: {host.operator} is left to the host; the "
+                "graph ends at its input"
+            )
         return tensor
 
     # What the handlers use.
 
     def activation(self, index: int, padded: bool = False) -> Activation:
-        """An operand; raises `Unsupported` if it is no int8 activation made before."""
+        """An operand; raises `Unsupported` if it is no int8 activation made before. Zeros around
+        it become a node of the graph unless `padded`."""
         value = self.values.get(index)
         if isinstance(value, Host):
             raise Unsupported(f"its input is made by {value.operator}, which the host computes")
@@ -198,24 +209,40 @@ class _Importer:
                 what = "a constant" if tensor.data is not None else f"{tensor.dtype.lower()}"
             raise Unsupported(f"its input is {what}, not a quantized activation")
         if any(value.real.padding) and not padded:
-            raise Unsupported("zero padding before anything but a convolution")
+            value = self.values[index] = self._padded(value)
         return value
 
-    def result(self, operator: Operator) -> tuple[Tensor, Quantization]:
+    def _padded(self, value: Activation) -> Activation:
+        """With the zeros around it made by a node."""
+        tensor, padding = value.real.tensor, value.real.padding
+        if not any(padding):
+            return value
+        channels = self.builder.tensors[tensor].shape[2]
+        top, left, bottom, right = padding
+        self.spend(channels, made=channels * (top + bottom + 1) * (left + right + 1))
+        pending = self.builder.pad(tensor, f"{tensor}_pad", padding)
+        made = pending.finish(self.builder.quantizations[tensor])
+        return Activation(Real(made), value.shape)
+
+    def result(self, operator: Operator, position: int = 0) -> tuple[Tensor, Quantization]:
         """The result's tensor, int8."""
-        tensor = self.model.tensors[operator.outputs[0]]
+        tensor = self.model.tensors[operator.outputs[position]]
         if tensor.dtype == "UINT8":
             raise Unsupported("uint8 (the older scheme); quantize the model to int8")
         return tensor, quantization_of(tensor)
 
-    def spend(self, channels: int, weights: int = 0) -> None:
-        """Bounds the work that a small file can ask for, by using a constant many times over."""
+    def spend(self, channels: int, weights: int = 0, made: int = 0) -> None:
+        """Bounds the work that a small file can ask for, by using a constant many times over or by
+        padding and resizing; `made`: weights that it does not hold."""
         self.channels -= channels
         self.weights -= weights
+        self.made -= made
         if self.channels < 0 or self.weights < 0:
             raise Unsupported(
                 f"more than {MAX_CHANNELS} channels in all, or weights used over and over"
             )
+        if self.made < 0:
+            raise Unsupported(f"padding or resizing by more than {MAX_MADE} weights in all")
 
 
 def _reason(operator: Operator) -> str:

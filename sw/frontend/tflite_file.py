@@ -33,11 +33,27 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CONV_2D": ("Conv2DOptions", _WINDOW + _DILATION),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", _WINDOW + _DILATION),
     "FULLY_CONNECTED": ("FullyConnectedOptions", ("FusedActivationFunction", "WeightsFormat")),
+    "TRANSPOSE_CONV": ("TransposeConvOptions", _WINDOW),
     "ADD": ("AddOptions", ("FusedActivationFunction",)),
+    "SUB": ("SubOptions", ("FusedActivationFunction",)),
+    "MUL": ("MulOptions", ("FusedActivationFunction",)),
+    "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
     "AVERAGE_POOL_2D": ("Pool2DOptions", (*_WINDOW, "FilterWidth", "FilterHeight")),
     "MAX_POOL_2D": ("Pool2DOptions", (*_WINDOW, "FilterWidth", "FilterHeight")),
+    "STRIDED_SLICE": (
+        "StridedSliceOptions",
+        ("BeginMask", "EndMask", "EllipsisMask", "NewAxisMask", "ShrinkAxisMask", "Offset"),
+    ),
+    "RESIZE_NEAREST_NEIGHBOR": (
+        "ResizeNearestNeighborOptions",
+        ("AlignCorners", "HalfPixelCenters"),
+    ),
+    "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
+    "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
 }
 """Options table and the fields read of it, by operator."""
+
+_REAL = ("Alpha", "Beta")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +95,8 @@ class Operator:
     """Indices of tensors; -1 for an optional one left out."""
     outputs: tuple[int, ...]
     options: dict[str, int]
+    reals: dict[str, float]
+    """Options that are real numbers."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +216,7 @@ def _operator(table: Any, codes: list[str], tensors: int) -> Operator:
 
     kind = codes[table.OpcodeIndex()]
     options: dict[str, int] = {}
+    reals: dict[str, float] = {}
     if kind in _OPTIONS:
         name, fields = _OPTIONS[kind]
         union = table.BuiltinOptions()
@@ -205,10 +224,13 @@ def _operator(table: Any, codes: list[str], tensors: int) -> Operator:
             raise ValueError(f"{kind} without its options")
         parsed = getattr(tflite, name)()
         parsed.Init(union.Bytes, union.Pos)
-        options = {field: int(getattr(parsed, field)()) for field in fields}
+        found = {field: getattr(parsed, field)() for field in fields}
+        options = {field: int(value) for field, value in found.items() if field not in _REAL}
+        reals = {field: float(value) for field, value in found.items() if field in _REAL}
     return Operator(
         kind,
         _links(table.InputsLength(), table.InputsAsNumpy, tensors),
         _links(table.OutputsLength(), table.OutputsAsNumpy, tensors),
         options,
+        reals,
     )

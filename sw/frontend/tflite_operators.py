@@ -4,28 +4,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .lowering import GraphBuilder, Padding, Pending, Quantization, Real, Unsupported, Weight
-from .tflite_file import Model, Operator, Tensor
-from .tflite_values import Activation, Host, Value, image_shape, quantization_of
+from . import tflite_moves, tflite_pointwise
+from .lowering import Padding, Real, Unsupported, Weight, counted_taps
+from .tflite_context import (
+    MAX_LINE,
+    Handler,
+    Importer,
+    constant,
+    finish,
+    image,
+    integers,
+    operand,
+    same_codes,
+)
+from .tflite_file import Model, Operator
+from .tflite_values import Activation, Host, Value, image_shape
 
-WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 
 REASONS = {
-    "LOGISTIC": "the sigmoid runs on the host: end the model before it",
-    "TRANSPOSE_CONV": "transposed convolutions are not supported",
     "CUSTOM": "custom operators are not supported",
+    "BATCH_MATMUL": "a product of two activations is not supported",
+    "RESIZE_BILINEAR": "bilinear resizing is not supported; nearest neighbour is",
+    "GELU": "not an int8 operator of LiteRT",
 }
 """Why some operators are refused; the rest are `not supported`."""
 
 _SAME, _VALID = 0, 1
-_ACTIVATIONS = {0: (-math.inf, math.inf), 1: (0.0, math.inf), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
-"""Limits of fused activations: none, RELU, RELU_N1_TO_1, RELU6."""
 
 _KEYWORDS = {
     "CONV_2D": "Conv2D",
@@ -35,31 +44,12 @@ _KEYWORDS = {
     "AVERAGE_POOL_2D": "AvgPool",
     "MAX_POOL_2D": "MaxPool",
     "MEAN": "Mean",
+    "TRANSPOSE_CONV": "conv2d_transpose",
+    "CONCATENATION": "concat",
+    "LOGISTIC": "Sigmoid",
+    "TANH": "Tanh",
 }
 """What TensorFlow calls the operation, at the end of a tensor's name."""
-
-
-class Importer(Protocol):
-    """What handlers see of the walk over the model."""
-
-    model: Model
-    builder: GraphBuilder
-    values: dict[int, Value]
-
-    def make_input(self, index: int, codes: Tensor) -> Activation:
-        """Model input `index` as an input of the graph in the quantization of `codes`."""
-
-    def activation(self, index: int, padded: bool = False) -> Activation:
-        """An operand; raises `Unsupported` if it is no int8 activation made before."""
-
-    def result(self, operator: Operator) -> tuple[Tensor, Quantization]:
-        """The result's tensor, int8."""
-
-    def spend(self, channels: int, weights: int = 0) -> None:
-        """Bounds the work that a small file can ask for."""
-
-
-Handler = Callable[[Importer, Operator, str], Value]
 
 
 def layer_name(model: Model, operator: Operator, index: int) -> str:
@@ -74,40 +64,6 @@ def layer_name(model: Model, operator: Operator, index: int) -> str:
             if keyword and path and last == keyword:
                 return path.partition("/")[2] or path
     return f"{operator.kind.lower()}_{index}"
-
-
-def _input(operator: Operator, position: int) -> int:
-    if position >= len(operator.inputs):
-        raise Unsupported(f"{len(operator.inputs)} inputs; it needs more")
-    return operator.inputs[position]
-
-
-def _constant(importer: Importer, index: int) -> NDArray[Any]:
-    if index < 0:
-        raise Unsupported("a constant it needs is left out")
-    try:
-        return importer.model.tensors[index].constant()
-    except ValueError as error:
-        raise Unsupported(str(error)) from None
-
-
-def _image(importer: Importer, operator: Operator, padded: bool = False) -> Real:
-    """The first operand as an image of the graph."""
-    value = importer.activation(_input(operator, 0), padded)
-    height, width, channels = importer.builder.tensors[value.real.tensor].shape
-    top, left, bottom, right = value.real.padding
-    if value.shape != (1, height + top + bottom, width + left + right, channels):
-        raise Unsupported(f"its input of shape {value.shape} is no image (1, height, width, ...)")
-    return value.real
-
-
-def _finish(importer: Importer, operator: Operator, pending: Pending) -> Activation:
-    """With the fused activation folded into the limits of the result's codes."""
-    tensor, quantization = importer.result(operator)
-    code = operator.options.get("FusedActivationFunction", 0)
-    if code not in _ACTIVATIONS:
-        raise Unsupported(f"fused activation {code}; only ReLU, ReLU6 and clamping to -1..1")
-    return Activation(Real(pending.clamp(*_ACTIVATIONS[code]).finish(quantization)), tensor.shape)
 
 
 def _window(
@@ -142,7 +98,7 @@ def _window(
 
 def _weight(importer: Importer, index: int, axis: int, shape: tuple[int, ...]) -> Weight:
     """Symmetric int8 weights, reshaped to `shape` with `axis`, the output channels, in front."""
-    codes = _constant(importer, index)
+    codes = constant(importer, index)
     tensor = importer.model.tensors[index]
     if codes.dtype != np.int8 or codes.ndim <= axis or codes.size == 0:
         raise Unsupported(f"weights are {tensor.dtype.lower()} of shape {codes.shape}, not int8")
@@ -160,15 +116,15 @@ def _weight(importer: Importer, index: int, axis: int, shape: tuple[int, ...]) -
 
 
 def _bias(
-    importer: Importer, operator: Operator, source: Real, weight: Weight
+    importer: Importer, operator: Operator, source: Real, weight: Weight, position: int = 2
 ) -> NDArray[np.int32] | None:
     """In units of the input's scale times the weight's."""
-    if len(operator.inputs) < 3 or operator.inputs[2] < 0:
+    if len(operator.inputs) <= position or operator.inputs[position] < 0:
         return None
-    bias = _constant(importer, operator.inputs[2])
+    bias = constant(importer, operator.inputs[position])
     if bias.dtype != np.int32 or bias.size != weight.scales.size:
         raise Unsupported(f"bias is {bias.dtype} of shape {bias.shape}, not an int32 a channel")
-    scales = importer.model.tensors[operator.inputs[2]].scales
+    scales = importer.model.tensors[operator.inputs[position]].scales
     expected = importer.builder.tensors[source.tensor].scale * weight.scales
     _, quantization = importer.result(operator)
     if scales.size not in (0, 1, bias.size) or (
@@ -179,10 +135,10 @@ def _bias(
 
 
 def _convolution(importer: Importer, operator: Operator, name: str) -> Activation:
-    source = _image(importer, operator, padded=True)
+    source = image(importer, operator, name, padded=True)
     tensor, _ = importer.result(operator)
     height, width, channels = importer.builder.tensors[source.tensor].shape
-    weights = importer.model.tensors[max(0, _input(operator, 1))].shape
+    weights = importer.model.tensors[max(0, operand(operator, 1))].shape
     if len(weights) != 4 or 0 in weights:
         raise Unsupported(f"weights of shape {weights}, not of four dimensions")
     kernel = (weights[1], weights[2])
@@ -201,6 +157,9 @@ def _convolution(importer: Importer, operator: Operator, name: str) -> Activatio
     stride, dilation, padding = _window(
         operator, (height + top + bottom, width + left + right), shape[:2], kernel
     )
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)] * 2
+    if any(a + b > r for a, b, r in zip(source.padding, padding, reach, strict=True)):
+        source = image(importer, operator, name)  # more zeros than the kernel reaches
     if len(tensor.shape) != 4 or shape[2] != weight.scales.size:
         raise Unsupported(f"result of shape {tensor.shape}, {weight.scales.size} channels")
     pending = importer.builder.convolution(
@@ -208,49 +167,75 @@ def _convolution(importer: Importer, operator: Operator, name: str) -> Activatio
         stride=stride, padding=padding, dilation=dilation, groups=groups,
         operator="depthwise" if groups == channels == shape[2] > 1 else "conv",
     )  # fmt: skip
-    return _finish(importer, operator, pending)
+    return finish(importer, operator, pending)
 
 
 def _fully_connected(importer: Importer, operator: Operator, name: str) -> Activation:
-    source = importer.activation(_input(operator, 0)).real
+    """One vector, or the channels of every pixel."""
+    source = importer.activation(operand(operator, 0)).real
     tensor, _ = importer.result(operator)
-    image = importer.builder.tensors[source.tensor].shape
-    weights = importer.model.tensors[max(0, _input(operator, 1))].shape
+    whole = importer.builder.tensors[source.tensor].shape
+    weights = importer.model.tensors[max(0, operand(operator, 1))].shape
     if operator.options["WeightsFormat"]:
         raise Unsupported("shuffled weights")
-    if len(weights) != 2 or weights[1] != math.prod(image):
-        raise Unsupported(f"weights of shape {weights} for one vector of {math.prod(image)}")
-    weight = _weight(importer, operator.inputs[1], 0, image)
+    if len(weights) == 2 and weights[1] != math.prod(whole):
+        source = image(importer, operator, name)
+        whole = importer.builder.tensors[source.tensor].shape
+    pixels = whole[:2]
+    kernel = whole
+    if len(weights) == 2 and weights[1] == whole[2] != math.prod(whole):
+        kernel = (1, 1, whole[2])
+    elif len(weights) == 2 and weights[1] == math.prod(whole):
+        pixels = (1, 1)
+    else:
+        raise Unsupported(f"weights of shape {weights} for one vector of {math.prod(whole)}")
+    weight = _weight(importer, operator.inputs[1], 0, kernel)
     shape = image_shape(tensor)
-    if shape != (1, 1, weights[0]):
+    if shape != (*pixels, weights[0]):
         raise Unsupported(f"result of shape {tensor.shape} for {weights[0]} channels")
     pending = importer.builder.convolution(
         source, name, weight, _bias(importer, operator, source, weight), shape=shape,
-        operator="linear",
+        operator="linear" if pixels == (1, 1) else "conv",
     )  # fmt: skip
-    return _finish(importer, operator, pending)
+    return finish(importer, operator, pending)
 
 
-def _addition(importer: Importer, operator: Operator, name: str) -> Activation:
-    a, b = (importer.activation(_input(operator, i)) for i in (0, 1))
+def _transposed(importer: Importer, operator: Operator, name: str) -> Activation:
+    """TRANSPOSE_CONV (output shape, weights, input, bias)."""
+    source = image(importer, operator, name, 2)
     tensor, _ = importer.result(operator)
-    if not a.shape == b.shape == tensor.shape:
-        raise Unsupported(f"shapes {a.shape} and {b.shape} differ (broadcasting)")
-    pending = importer.builder.addition(a.real.tensor, b.real.tensor, name)
-    return _finish(importer, operator, pending)
-
-
-def _same_codes(importer: Importer, operator: Operator, source: Real) -> None:
-    _, quantization = importer.result(operator)
-    own = importer.builder.tensors[source.tensor]
-    if (own.scale, own.zero_point) != (quantization.scale, quantization.zero_point):
-        raise Unsupported("its result has another scale or zero-point than its input")
+    size = importer.builder.tensors[source.tensor].shape
+    weights = importer.model.tensors[max(0, operand(operator, 1))].shape
+    options = operator.options
+    if len(weights) != 4 or 0 in weights or weights[3] != size[2]:
+        raise Unsupported(f"weights of shape {weights} for {size[2]} channels")
+    stride = (options["StrideH"], options["StrideW"])
+    if min(stride) < 1 or options["Padding"] not in (_SAME, _VALID):
+        raise Unsupported(f"stride {stride} and padding scheme {options['Padding']}")
+    weight = _weight(importer, operator.inputs[1], 0, weights[1:])
+    turned = Weight(np.ascontiguousarray(weight.codes[:, ::-1, ::-1]), weight.scales, weight.bits)
+    shape = image_shape(tensor)
+    if len(tensor.shape) != 4 or shape[2] != weights[0]:
+        raise Unsupported(f"result of shape {tensor.shape}, {weights[0]} channels")
+    cut = [0, 0]
+    for axis in (0, 1):
+        whole = (size[axis] - 1) * stride[axis] + weights[1 + axis]
+        if options["Padding"] == _SAME:
+            cut[axis] = max(0, whole - shape[axis]) // 2
+        if not whole - weights[1 + axis] < shape[axis] + cut[axis] < whole + stride[axis]:
+            raise Unsupported(
+                f"result of shape {tensor.shape} of {size[axis]} {('rows', 'columns')[axis]}"
+            )
+    pending = importer.builder.transposed_convolution(
+        source, name, turned, _bias(importer, operator, source, weight, 3), shape=shape,
+        stride=stride, padding=(cut[0], cut[1], 0, 0),
+    )  # fmt: skip
+    return finish(importer, operator, pending)
 
 
 def _pool(importer: Importer, operator: Operator, name: str) -> Activation:
-    source = _image(importer, operator)
-    tensor, _ = importer.result(operator)
-    _same_codes(importer, operator, source)
+    source = image(importer, operator, name)
+    tensor, _ = same_codes(importer, operator, source)
     height, width, channels = importer.builder.tensors[source.tensor].shape
     shape = image_shape(tensor)
     kernel = (operator.options["FilterHeight"], operator.options["FilterWidth"])
@@ -262,120 +247,83 @@ def _pool(importer: Importer, operator: Operator, name: str) -> Activation:
         pending = importer.builder.maximum(
             source.tensor, name, shape=shape, kernel=kernel, stride=stride, padding=padding
         )
-        return _finish(importer, operator, pending)
-    if any(padding):
-        raise Unsupported("windows over the border, whose divisor differs (SAME padding)")
+        return finish(importer, operator, pending)
+    counts = None
+    if any(padding):  # LiteRT's divisor leaves the padding out
+        if max(shape[:2]) > MAX_LINE:
+            raise Unsupported(f"more than {MAX_LINE} rows or columns of averages at a border")
+        rows, columns = (
+            counted_taps(size, before, k, step, outputs)
+            for size, before, k, step, outputs in zip(
+                (height, width), padding[:2], kernel, stride, shape[:2], strict=True
+            )
+        )
+        counts = (rows, columns)
     pending = importer.builder.average(
-        source.tensor, name, shape=shape, kernel=kernel, stride=stride,
-        divisor=kernel[0] * kernel[1], ties_away_from=128,
+        source.tensor, name, shape=shape, kernel=kernel, stride=stride, padding=padding,
+        divisor=kernel[0] * kernel[1], counts=counts, ties_away_from=128,
     )  # fmt: skip
-    return _finish(importer, operator, pending)
+    return finish(importer, operator, pending)
 
 
 def _mean(importer: Importer, operator: Operator, name: str) -> Activation:
-    source = _image(importer, operator)
-    tensor, _ = importer.result(operator)
-    axes = _constant(importer, _input(operator, 1))
-    if axes.dtype != np.int32 or {int(a) % 4 for a in axes.reshape(-1)[:8]} != {1, 2}:
+    """Over height, width or both."""
+    source = image(importer, operator, name)
+    rank = len(importer.activation(operand(operator, 0)).shape)
+    axes = integers(importer, operand(operator, 1))
+    if any(not -rank <= axis < rank for axis in axes):
+        raise Unsupported(f"axes {axes} of {rank} dimensions")
+    reduced = {axis % rank + 4 - rank for axis in axes}
+    if not reduced or not reduced <= {1, 2}:
         raise Unsupported("mean over anything but height and width")
     height, width, channels = importer.builder.tensors[source.tensor].shape
-    shape = image_shape(tensor)
-    if shape != (1, 1, channels):
-        raise Unsupported(f"result of shape {tensor.shape} for {channels} channels")
+    kernel = (height if 1 in reduced else 1, width if 2 in reduced else 1)
     importer.spend(channels)
     pending = importer.builder.average(
-        source.tensor, name, shape=shape, kernel=(height, width), divisor=height * width
-    )
-    return _finish(importer, operator, pending)
+        source.tensor, name, shape=(height // kernel[0], width // kernel[1], channels),
+        kernel=kernel, divisor=kernel[0] * kernel[1],
+    )  # fmt: skip
+    return finish(importer, operator, pending)
 
 
-def _reshape(importer: Importer, operator: Operator, name: str) -> Activation:
-    """Another view of the same codes: both sides are row-major."""
-    value = importer.activation(_input(operator, 0))
-    tensor, _ = importer.result(operator)
-    _same_codes(importer, operator, value.real)
-    if tensor.shape[:1] != (1,) or math.prod(tensor.shape) != math.prod(value.shape):
-        raise Unsupported(f"reshape of {value.shape} to {tensor.shape}")
-    return Activation(value.real, tensor.shape)
-
-
-def _pad(importer: Importer, operator: Operator, name: str) -> Activation:
-    source = _image(importer, operator, padded=True)
-    tensor, _ = importer.result(operator)
-    _same_codes(importer, operator, source)
-    amounts = _constant(importer, _input(operator, 1))
-    if amounts.shape != (4, 2) or amounts.dtype.kind != "i" or (amounts < 0).any():
-        raise Unsupported("padding amounts must be four pairs, not negative")
-    if amounts[[0, 3]].any():
-        raise Unsupported("only padding of height and width")
-    (top, bottom), (left, right) = ((int(a), int(b)) for a, b in amounts[1:3])
-    before = importer.builder.tensors[source.tensor].shape
-    total = tuple(a + b for a, b in zip(source.padding, (top, left, bottom, right), strict=True))
-    height, width = before[0] + total[0] + total[2], before[1] + total[1] + total[3]
-    if tensor.shape != (1, height, width, before[2]):
-        raise Unsupported(f"result of shape {tensor.shape}")
-    padding = (total[0], total[1], total[2], total[3])
-    return Activation(Real(source.tensor, padding), tensor.shape)
-
-
-def _clamp(importer: Importer, operator: Operator, name: str) -> Activation:
-    source = importer.activation(_input(operator, 0))
-    tensor, _ = importer.result(operator)
-    _same_codes(importer, operator, source.real)
-    if tensor.shape != source.shape:
-        raise Unsupported(f"result of shape {tensor.shape} for {source.shape}")
-    high = 6.0 if operator.kind == "RELU6" else math.inf
-    pending = importer.builder.maximum(source.real.tensor, name).clamp(0.0, high)
-    return _finish(importer, operator, pending)
-
-
-def _softmax(importer: Importer, operator: Operator, name: str) -> Host:
-    return Host(importer.activation(_input(operator, 0)), "softmax")
-
-
-def _quantize(importer: Importer, operator: Operator, name: str) -> Activation:
-    """At an input: float values, or uint8 codes of the same values."""
-    index = _input(operator, 0)
-    tensor = importer.model.tensors[operator.outputs[0]]
-    source = importer.model.tensors[max(0, index)]
-    if index in importer.model.inputs and source.dtype == "FLOAT32":
-        if tensor.shape != source.shape:
-            raise Unsupported(f"result of shape {tensor.shape} for {source.shape}")
-        if index not in importer.values:
-            return importer.make_input(index, tensor)
-    value = importer.activation(index)
-    own, target = importer.builder.tensors[value.real.tensor], quantization_of(tensor)
-    if (own.scale, own.zero_point) != (target.scale, target.zero_point):
-        raise Unsupported("a change of scale or zero-point between operators")
-    if tensor.shape != value.shape:
-        raise Unsupported(f"result of shape {tensor.shape} for {value.shape}")
-    return value
+def _host_operator(importer: Importer, operator: Operator, name: str) -> Host:
+    """SOFTMAX, LOG_SOFTMAX and ARG_MAX at the end, of codes or of the values they stand for."""
+    index = operand(operator, 0)
+    value = importer.values.get(index)
+    if isinstance(value, Host) and value.operator == "dequantize":
+        source = value.source
+    else:
+        source = importer.activation(index)
+    axis = -1
+    if operator.kind == "SOFTMAX" and operator.reals["Beta"] != 1:
+        raise Unsupported(f"softmax with beta {operator.reals['Beta']!r}; only 1")
+    if operator.kind == "ARG_MAX":
+        axis = integers(importer, operand(operator, 1), 1)[0]
+        if not -len(source.shape) <= axis < len(source.shape) or axis % len(source.shape) == 0:
+            raise Unsupported(f"the largest along axis {axis} of {source.shape}")
+    return Host(source, operator.kind.lower().replace("arg_max", "argmax"), axis)
 
 
 def _dequantize(importer: Importer, operator: Operator, name: str) -> Value:
-    """At an output: the host scales the codes."""
-    index = _input(operator, 0)
+    """At an output, or before a softmax there: the host scales the codes."""
+    index = operand(operator, 0)
     value = importer.values.get(index)
-    if operator.outputs[0] not in importer.model.outputs:
-        raise Unsupported("float values between operators")
-    return value if isinstance(value, Host) else importer.activation(index)
+    return value if isinstance(value, Host) else Host(importer.activation(index), "dequantize")
 
 
 HANDLERS: dict[str, Handler] = {
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _convolution,
     "FULLY_CONNECTED": _fully_connected,
-    "ADD": _addition,
+    "TRANSPOSE_CONV": _transposed,
     "AVERAGE_POOL_2D": _pool,
     "MAX_POOL_2D": _pool,
     "MEAN": _mean,
-    "RESHAPE": _reshape,
-    "SQUEEZE": _reshape,
-    "PAD": _pad,
-    "RELU": _clamp,
-    "RELU6": _clamp,
-    "SOFTMAX": _softmax,
-    "QUANTIZE": _quantize,
+    "SOFTMAX": _host_operator,
+    "LOG_SOFTMAX": _host_operator,
+    "ARG_MAX": _host_operator,
     "DEQUANTIZE": _dequantize,
+    **tflite_moves.HANDLERS,
+    **tflite_pointwise.HANDLERS,
 }
 """What to do for each operator: (importer, operator, name) -> its result."""

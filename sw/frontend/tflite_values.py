@@ -24,6 +24,9 @@ class Host:
 
     source: Activation
     operator: str
+    """A host operator of the graph, or `dequantize`: only its real values."""
+    axis: int = -1
+    """Of the activation's shape."""
 
 
 Value = Activation | Host
@@ -51,10 +54,14 @@ def quantization_of(tensor: Tensor) -> Quantization:
 
 def image_shape(tensor: Tensor) -> Shape:
     """(height, width, channels) of a tensor (1, ...); raises `Unsupported`."""
-    shape = tensor.shape
+    return vector_or_image(tensor.shape, f"tensor {tensor.name}")
+
+
+def vector_or_image(shape: tuple[int, ...], what: str) -> Shape:
+    """(height, width, channels) of a shape (1, ...); raises `Unsupported`, naming `what`."""
     if not 2 <= len(shape) <= 4 or shape[0] != 1 or 0 in shape:
         raise Unsupported(
-            f"tensor {tensor.name} of shape {shape}; only one image (1, height, width, channels) "
+            f"{what} of shape {shape}; only one image (1, height, width, channels) "
             "or vector (1, channels)"
         )
     height, width, channels = (1, 1, *shape[1:])[-3:]

@@ -1,182 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorFlow Lite models: the golden model's codes against LiteRT's, operator by operator on
-models made here, and whole networks where their files are."""
+"""TensorFlow Lite models: layers with weights and pooling against LiteRT, what is refused, and
+damaged files."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import pytest
-import tflite
-from ai_edge_litert.interpreter import Interpreter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from tflite_models import (
+    FLOAT32,
+    INT32,
+    RELU,
+    RELU6,
+    SAME,
+    UINT8,
+    VALID,
+    Op,
+    T,
+    bias,
+    listed,
+    litert,
+    same,
+    weights,
+    write,
+)
 
 import bitloop
 from bitloop.errors import FrontendError
-from bitloop.frontend import tflite as frontend
 from bitloop.frontend.tflite import import_tflite, is_tflite, read_tflite
-from bitloop.graph.execute import execute
-from bitloop.graph.ir import AvgPool, Conv
-
-INT8, INT32, FLOAT32, UINT8 = (
-    tflite.TensorType.INT8,
-    tflite.TensorType.INT32,
-    tflite.TensorType.FLOAT32,
-    tflite.TensorType.UINT8,
-)
-
-
-@dataclass
-class T:
-    """A tensor; `scale` may be a list, one a channel along `axis`."""
-
-    shape: tuple[int, ...]
-    scale: float | Sequence[float] | None = None
-    zero_point: int = 0
-    data: NDArray[Any] | None = None
-    axis: int = 0
-    dtype: int = INT8
-
-
-@dataclass
-class Op:
-    kind: str
-    inputs: Sequence[int]
-    output: int
-    options: dict[str, int] = field(default_factory=dict)
-
-
-OPTIONS = {
-    "CONV_2D": "Conv2DOptions",
-    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-    "FULLY_CONNECTED": "FullyConnectedOptions",
-    "ADD": "AddOptions",
-    "AVERAGE_POOL_2D": "Pool2DOptions",
-    "MAX_POOL_2D": "Pool2DOptions",
-    "MEAN": "ReducerOptions",
-    "SOFTMAX": "SoftmaxOptions",
-}
-
-
-VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "RESHAPE": 1, "ABS": 1}
-"""Of the operators as LiteRT has them for int8; 2 for the rest."""
-
-
-def write(tensors: list[T], operators: list[Op], inputs: list[int], outputs: list[int]) -> bytes:
-    """A TensorFlow Lite file."""
-    b = flatbuffers.Builder(1024)
-
-    def table(name: str, **fields: Any) -> int:
-        getattr(tflite, f"{name}Start")(b)
-        for key, value in fields.items():
-            getattr(tflite, f"{name}Add{key}")(b, value)
-        return getattr(tflite, f"{name}End")(b)
-
-    def vector(items: list[int]) -> int:
-        b.StartVector(4, len(items), 4)
-        for item in reversed(items):
-            b.PrependUOffsetTRelative(item)
-        return b.EndVector()
-
-    def numbers(values: Any, dtype: type) -> int:
-        return b.CreateNumpyVector(np.atleast_1d(np.asarray(values, dtype)))
-
-    buffers, made = [table("Buffer")], []
-    for i, t in enumerate(tensors):
-        fields: dict[str, int] = {"Shape": numbers(t.shape, np.int32), "Type": t.dtype}
-        fields["Name"] = b.CreateString(f"t{i}")
-        if t.data is not None:
-            fields["Buffer"] = len(buffers)
-            raw = numbers(np.frombuffer(np.ascontiguousarray(t.data).tobytes(), np.uint8), np.uint8)
-            buffers.append(table("Buffer", Data=raw))
-        if t.scale is not None:
-            scales = numbers(t.scale, np.float32)
-            zero_points = numbers(np.full(np.size(t.scale), t.zero_point), np.int64)
-            fields["Quantization"] = table(
-                "QuantizationParameters",
-                Scale=scales, ZeroPoint=zero_points, QuantizedDimension=t.axis,
-            )  # fmt: skip
-        made.append(table("Tensor", **fields))
-    kinds = sorted({op.kind for op in operators})
-    codes = []
-    for kind in kinds:
-        number = getattr(tflite.BuiltinOperator, kind)
-        codes.append(table("OperatorCode", DeprecatedBuiltinCode=number, BuiltinCode=number,
-                           Version=VERSIONS.get(kind, 2)))  # fmt: skip
-    steps = []
-    for op in operators:
-        fields = {"Inputs": numbers(op.inputs, np.int32), "Outputs": numbers(op.output, np.int32)}
-        if op.kind in OPTIONS:
-            fields["BuiltinOptions"] = table(OPTIONS[op.kind], **op.options)
-            fields["BuiltinOptionsType"] = getattr(tflite.BuiltinOptions, OPTIONS[op.kind])
-        steps.append(table("Operator", OpcodeIndex=kinds.index(op.kind), **fields))
-    graph = table(
-        "SubGraph", Tensors=vector(made), Operators=vector(steps),
-        Inputs=numbers(inputs, np.int32), Outputs=numbers(outputs, np.int32),
-    )  # fmt: skip
-    model = table(
-        "Model", Version=3, OperatorCodes=vector(codes), Subgraphs=vector([graph]),
-        Buffers=vector(buffers),
-    )  # fmt: skip
-    b.Finish(model, file_identifier=b"TFL3")
-    return bytes(b.Output())
-
-
-def litert(content: bytes, x: NDArray[np.int8], tensor: int | None = None) -> NDArray[np.uint8]:
-    """Unsigned codes that LiteRT computes, of the result or of another tensor."""
-    patched = bytearray(content)
-    if tensor is not None:
-        tflite.Model.GetRootAs(patched, 0).Subgraphs(0).OutputsAsNumpy()[0] = tensor
-    interpreter = Interpreter(model_content=bytes(patched))
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
-    result = interpreter.get_output_details()[0]["index"]
-    found = []
-    for image in x:
-        interpreter.set_tensor(source, image[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(result)[0].copy())
-    return np.array(found).view(np.uint8) ^ np.uint8(128)
-
-
-def golden(path: Path, x: NDArray[np.int8]) -> NDArray[np.uint8]:
-    graph = import_tflite(path, 31)
-    (name,), (result,) = graph.inputs, graph.outputs
-    codes = (x.view(np.uint8) ^ np.uint8(128)).reshape(-1, *graph.tensors[name].shape)
-    return execute(graph, {name: codes})[result]
-
-
-def same(path: Path, content: bytes, shape: tuple[int, ...], images: int = 20) -> None:
-    path.write_bytes(content)
-    x = np.random.default_rng(0).integers(-128, 128, (images, *shape[1:])).astype(np.int8)
-    expected = litert(content, x).reshape(images, -1)
-    assert np.unique(expected).size > 8, "a test that saturates shows nothing"
-    np.testing.assert_array_equal(golden(path, x).reshape(images, -1), expected)
-
-
-def weights(shape: tuple[int, ...], axis: int, seed: int = 1) -> T:
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(-127, 128, shape).astype(np.int8)
-    scales = rng.uniform(0.001, 0.01, shape[axis])
-    return T(shape, scales, 0, codes, axis)
-
-
-def bias(weight: T, scale: float, seed: int = 2) -> T:
-    scales = np.asarray(weight.scale) * scale
-    channels = weight.shape[weight.axis]
-    values = np.random.default_rng(seed).integers(-3000, 3000, channels).astype(np.int32)
-    return T((channels,), scales, 0, values, 0, INT32)
-
-
-SAME, VALID, RELU, RELU6 = 0, 1, 1, 3
+from bitloop.graph.ir import Conv
 
 
 @pytest.mark.parametrize(
@@ -237,7 +93,7 @@ def test_fully_connected_equals_litert(tmp_path: Path, per_channel: bool) -> Non
         Op("RESHAPE", [0, 1], 2),
         Op("FULLY_CONNECTED", [2, 3, 4], 5, {"FusedActivationFunction": 0}),
     ]
-    same(tmp_path / "net.tflite", write(tensors, operators, [0], [5]), (1, 4, 4, 3), 100)
+    same(tmp_path / "net.tflite", write(tensors, operators, [0], [5]), (1, 4, 4, 3), images=100)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +109,8 @@ def test_addition_equals_litert(tmp_path: Path, scale: float, activation: int) -
         Op("CONV_2D", [0, 1, 2], 3, {"Padding": VALID, "StrideH": 1, "StrideW": 1}),
         Op("ADD", [0, 3], 4, {"FusedActivationFunction": activation}),
     ]
-    same(tmp_path / "net.tflite", write(tensors, operators, [0], [4]), (1, 8, 8, 6), 100)
+    content = write(tensors, operators, [0], [4])  # the sum may widen the convolution's difference
+    same(tmp_path / "net.tflite", content, (1, 8, 8, 6), images=100, within=3)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +119,9 @@ def test_addition_equals_litert(tmp_path: Path, scale: float, activation: int) -
         ("AVERAGE_POOL_2D", (2, 2), (2, 2), VALID),
         ("AVERAGE_POOL_2D", (8, 8), (1, 1), VALID),
         ("AVERAGE_POOL_2D", (3, 2), (1, 1), VALID),
+        ("AVERAGE_POOL_2D", (3, 3), (1, 1), SAME),
+        ("AVERAGE_POOL_2D", (3, 3), (2, 2), SAME),
+        ("AVERAGE_POOL_2D", (5, 2), (3, 1), SAME),
         ("MAX_POOL_2D", (2, 2), (2, 2), VALID),
         ("MAX_POOL_2D", (3, 3), (2, 2), SAME),
     ],
@@ -279,7 +139,7 @@ def test_pooling_equals_litert(
                "FilterHeight": kernel[0], "FilterWidth": kernel[1]}  # fmt: skip
     tensors = [T((1, 8, 8, 6), 0.03, zero_point), T((1, *result, 6), 0.03, zero_point)]
     content = write(tensors, [Op(kind, [0], 1, options)], [0], [1])
-    same(tmp_path / "net.tflite", content, (1, 8, 8, 6), 200)
+    same(tmp_path / "net.tflite", content, (1, 8, 8, 6), images=200)
 
 
 @pytest.mark.parametrize(
@@ -297,14 +157,57 @@ def test_mean_equals_litert(
         T((1, 1, 1, 6) if keep else (1, 6), scale, zero_point),
     ]  # fmt: skip
     content = write(tensors, [Op("MEAN", [0, 1], 2, {"KeepDims": keep})], [0], [2])
-    same(tmp_path / "net.tflite", content, shape, 300)
+    same(tmp_path / "net.tflite", content, shape, images=300)
+
+
+@pytest.mark.parametrize("axes", [[1], [-2]])
+def test_mean_over_one_axis_equals_litert(tmp_path: Path, axes: list[int]) -> None:
+    result = (1, 5, 6) if axes == [1] else (1, 7, 6)
+    tensors = [T((1, 7, 5, 6), 0.03, -4), listed(axes), T(result, 0.017, 3)]
+    content = write(tensors, [Op("MEAN", [0, 1], 2, {"KeepDims": 0})], [0], [2])
+    same(tmp_path / "net.tflite", content, (1, 7, 5, 6), images=50)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "result"),
+    [
+        ((2, 2), (2, 2), SAME, (12, 10)),
+        ((3, 3), (2, 2), SAME, (12, 10)),
+        ((3, 3), (2, 2), VALID, (13, 11)),
+        ((4, 3), (2, 1), SAME, (12, 5)),
+        ((3, 2), (1, 3), VALID, (8, 15)),
+        ((3, 3), (2, 2), SAME, (11, 9)),
+    ],
+)
+@pytest.mark.parametrize("biased", [False, True])
+def test_transposed_convolution_equals_litert(
+    tmp_path: Path, kernel: tuple[int, int], stride: tuple[int, int], padding: int,
+    result: tuple[int, int], biased: bool,
+) -> None:  # fmt: skip
+    weight = weights((5, *kernel, 3), 0)
+    tensors = [
+        listed([1, *result, 5]), weight, T((1, 6, 5, 3), 0.03, 5), bias(weight, 0.03),
+        T((1, *result, 5), 0.02, -9),
+    ]  # fmt: skip
+    options = {"Padding": padding, "StrideH": stride[0], "StrideW": stride[1]}
+    operator = Op("TRANSPOSE_CONV", [0, 1, 2, 3][: 4 if biased else 3], 4, options)
+    content = write(tensors, [operator], [2], [4])
+    same(tmp_path / "net.tflite", content, (1, 6, 5, 3))
+
+
+def test_a_linear_layer_of_every_pixel_equals_litert(tmp_path: Path) -> None:
+    weight = weights((7, 6), 0)
+    tensors = [T((1, 4, 3, 6), 0.03, 5), weight, bias(weight, 0.03), T((1, 4, 3, 7), 0.02, -9)]
+    options = {"FusedActivationFunction": RELU, "KeepNumDims": 1}
+    content = write(tensors, [Op("FULLY_CONNECTED", [0, 1, 2], 3, options)], [0], [3])
+    same(tmp_path / "net.tflite", content, (1, 4, 3, 6))
 
 
 def test_padding_and_clamps_equal_litert(tmp_path: Path) -> None:
     weight = weights((5, 3, 3, 2), 0)
     pads = np.array([[0, 0], [1, 0], [2, 1], [0, 0]], np.int32)
     tensors = [
-        T((1, 6, 6, 2), 0.03, 5), T((4, 2), data=pads, dtype=INT32), T((1, 7, 9, 2), 0.03, 5),
+        T((1, 6, 6, 2), 0.03, 5), listed(pads.tolist()), T((1, 7, 9, 2), 0.03, 5),
         weight, bias(weight, 0.03), T((1, 5, 7, 5), 0.05, -40), T((1, 5, 7, 5), 0.05, -40),
     ]  # fmt: skip
     operators = [
@@ -329,7 +232,7 @@ def pointwise(*, ends: bool = False, dtype: int = FLOAT32) -> bytes:
     ]  # fmt: skip
     operators = [
         Op("CONV_2D", [0, 1, 2], 3, {"Padding": VALID, "StrideH": 1, "StrideW": 1}),
-        Op("SOFTMAX", [3], 4),
+        Op("SOFTMAX", [3], 4, {"Beta": 1.0}),
     ]
     if not ends:
         return write(tensors, operators, [0], [4])
@@ -347,6 +250,7 @@ def test_quantize_dequantize_and_softmax_at_the_ends(tmp_path: Path, dtype: int)
     (note,) = imported.notes
     assert "softmax is left to the host" in note and note.startswith("t6")
     source, result = (graph.tensors[name] for name in (graph.inputs[0], graph.outputs[0]))
+    assert [(host.operator, host.input) for host in graph.host] == [("softmax", graph.outputs[0])]
     assert source.source_dtype == ("uint8" if dtype == UINT8 else "int8")
     assert (source.source_layout, source.source_shape, source.zero_point) == (
         "NHWC",
@@ -357,25 +261,46 @@ def test_quantize_dequantize_and_softmax_at_the_ends(tmp_path: Path, dtype: int)
     assert source.scale == np.float32(0.03) and result.scale == np.float32(0.05)
 
 
+@pytest.mark.parametrize(
+    ("kind", "operator", "axis"),
+    [("LOG_SOFTMAX", "log_softmax", -1), ("ARG_MAX", "argmax", 1), ("SOFTMAX", "softmax", -1)],
+)
+def test_what_the_host_computes(tmp_path: Path, kind: str, operator: str, axis: int) -> None:
+    """Of codes, or of the floats they stand for."""
+    weight = weights((4, 6), 0)
+    tensors = [T((1, 6), 0.03, 5), weight, T((1, 4), 0.05), listed([1]), T((1, 4), 16 / 256, 127),
+               T((1, 4), dtype=FLOAT32), T((1, 4), dtype=FLOAT32)]  # fmt: skip
+    options = {"Beta": 1.0} if kind == "SOFTMAX" else {}
+    for floats in (False, True):
+        linear = Op("FULLY_CONNECTED", [0, 1, -1], 2)
+        steps = [linear, Op("DEQUANTIZE", [2], 5)] if floats else [linear]
+        source, result = (5, 6) if floats else (2, 4)
+        steps.append(Op(kind, [source, 3] if kind == "ARG_MAX" else [source], result, options))
+        path = tmp_path / "net.tflite"
+        path.write_bytes(write(tensors, steps, [0], [result]))
+        graph = import_tflite(path)
+        (host,) = graph.host
+        assert (host.operator, host.input, host.axis) == (operator, graph.outputs[0], axis)
+        assert [type(node) for node in graph.nodes] == [Conv]
+
+
 def test_every_unsupported_operator_is_listed(tmp_path: Path) -> None:
-    tensors = [T((1, 4, 4, 2), 0.1), T((1, 4, 4, 2), 0.1), T((1, 4, 4, 2), 0.1),
-               T((1, 2, 2, 2), 0.1), T((1, 2, 2, 2), 0.1)]  # fmt: skip
-    options = {"StrideH": 2, "StrideW": 2, "FilterHeight": 3, "FilterWidth": 3}
+    tensors = [*(T((1, 4, 4, 2), 0.1) for _ in range(5)), T((1, 4, 4, 2), 0.2)]
     operators = [
-        Op("LOGISTIC", [0], 1), Op("ABS", [1], 2), Op("AVERAGE_POOL_2D", [0], 3, options),
-        Op("ADD", [3, 0], 4),
+        Op("FLOOR", [0], 1), Op("ABS", [1], 2), Op("GATHER", [1], 2), Op("MUL", [0, 0], 3),
+        Op("RESHAPE", [0], 5), Op("ADD", [3, 0], 4, {"FusedActivationFunction": 4}),
     ]  # fmt: skip
     path = tmp_path / "net.tflite"
-    path.write_bytes(write(tensors, operators, [0], [2, 4]))
+    path.write_bytes(write(tensors, operators, [0], [2, 4, 5]))
     with pytest.raises(FrontendError) as caught:
         import_tflite(path)
     lines = str(caught.value).splitlines()
     assert str(path) in lines[0]
     assert [line.strip() for line in lines[1:]] == [
-        "logistic_0 (LOGISTIC): the sigmoid runs on the host: end the model before it",
-        "abs_1 (ABS): operator not supported",
-        "average_pool_2d_2 (AVERAGE_POOL_2D): windows over the border, whose divisor differs "
-        "(SAME padding)",
+        "floor_0 (FLOOR): operator not supported",
+        "gather_2 (GATHER): operator not supported",
+        "mul_3 (MUL): a product of two activations; only with a constant",
+        "reshape_4 (RESHAPE): its result has another scale or zero-point than its input",
     ]
 
 
@@ -422,7 +347,7 @@ def test_a_compiled_model_runs(tmp_path: Path) -> None:
     binary = bitloop.compile(path, "n4", multiplier_bits=31)
     found = bitloop.load(binary).run_raw(x)
     assert isinstance(found, np.ndarray) and found.dtype == np.int8
-    np.testing.assert_array_equal(found.view(np.uint8) ^ 128, litert(pointwise(), x, 3))
+    np.testing.assert_array_equal(found.view(np.uint8) ^ 128, litert(pointwise(), x, tensor=3))
 
 
 FUZZ = settings(
@@ -462,52 +387,3 @@ def test_a_small_file_cannot_ask_for_much_work(tmp_path: Path) -> None:
     path.write_bytes(write(tensors, [Op("AVERAGE_POOL_2D", [0], 1, options)], [0], [1]))
     with pytest.raises(FrontendError, match="channels in all"):
         import_tflite(path)
-
-
-def data_file(name: str) -> Path:
-    folder = os.environ.get("BITLOOP_DATA")
-    if not folder or not (Path(folder) / "mlperf_tiny" / name).is_file():
-        pytest.skip(f"needs mlperf_tiny/{name} in the folder that BITLOOP_DATA names")
-    return Path(folder) / "mlperf_tiny" / name
-
-
-def test_resnet8_equals_litert() -> None:
-    path = data_file("pretrainedResnet_quant.tflite")
-    x = np.random.default_rng(0).integers(-128, 128, (200, 32, 32, 3)).astype(np.int8)
-    logits = golden(path, x).reshape(200, 10)
-    np.testing.assert_array_equal(logits, litert(path.read_bytes(), x, 36))
-    graph = import_tflite(path)
-    assert [node.name for node in graph.nodes] == [
-        "conv2d", "conv2d_1", "conv2d_2", "add", "conv2d_3", "conv2d_4", "conv2d_5", "add_1",
-        "conv2d_6", "conv2d_7", "conv2d_8", "add_2", "average_pooling2d", "dense",
-    ]  # fmt: skip
-
-
-def test_dscnn_equals_litert_and_its_published_accuracy() -> None:
-    path = data_file("kws_ref_model.tflite")
-    with np.load(data_file("kws01_test.npz")) as archive:
-        x, labels = archive["x"], archive["y"]
-    logits = golden(path, x).reshape(1000, 12)
-    assert (logits.argmax(1) == labels).sum() == 902
-    np.testing.assert_array_equal(logits, litert(path.read_bytes(), x, 33))
-    assert isinstance(import_tflite(path).nodes[-2], AvgPool)
-
-
-@pytest.mark.parametrize("name", ["pretrainedResnet_quant.tflite", "kws_ref_model.tflite"])
-def test_damaged_networks(tmp_path: Path, name: str) -> None:
-    good = data_file(name).read_bytes()
-    rng = np.random.default_rng(5)
-    path = tmp_path / "net.tflite"
-    for i in range(300):
-        content = bytearray(good)
-        if i % 3 == 0:
-            del content[int(rng.integers(len(content))) :]
-        else:  # half of them where the tables are, past the weights
-            low = 0 if i % 2 else len(content) * 9 // 10
-            for place in rng.integers(low, len(content), int(rng.integers(1, 20))):
-                content[place] = int(rng.integers(256))
-        path.write_bytes(content)
-        try:
-            frontend.import_tflite(path, 31)
-        except FrontendError as error:
-            assert str(path) in str(error)
