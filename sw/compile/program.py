@@ -46,8 +46,9 @@ class Instruction:
 @dataclass
 class Program:
     """Builds one program. Each instruction waits for exactly those before it in the stream, in
-    other queues, whose accesses conflict with its own; a COMPUTE also waits for conflicting ones
-    in its own queue, since the next may start before the last output of one is written."""
+    other queues, whose accesses conflict with its own; a COMPUTE also waits for ones in its own
+    queue that write what it reads, since the next may start before the last output of one is
+    written."""
 
     config: CoreConfig
     instructions: list[Instruction] = field(default_factory=list)
@@ -75,11 +76,13 @@ class Program:
         """Append an instruction that accesses these words."""
         queue = QUEUE_OF[opcode]
         waits = np.zeros(len(Queue), np.int32)
-        for words in (*reads, *writes):
-            cells = self._writes[words.memory][:, words.cells]
-            waits = np.maximum(waits, cells.max(1, initial=0))
         for words in writes:
-            cells = self._reads[words.memory][:, words.cells]
+            for table in (self._reads, self._writes):
+                cells = table[words.memory][:, words.cells]
+                waits = np.maximum(waits, cells.max(1, initial=0))
+        waits[queue] = 0  # one queue reads and writes in order
+        for words in reads:
+            cells = self._writes[words.memory][:, words.cells]
             waits = np.maximum(waits, cells.max(1, initial=0))
         if queue is not Queue.COMPUTE:
             waits[queue] = 0
