@@ -66,13 +66,14 @@ def _to_image(spec: TensorSpec, array: NDArray) -> NDArray:
         )
     if array.shape[0] == 0:
         raise DataError(f"input {spec.name}: the batch is empty")
-    if spec.source_layout == "NCHW" and len(shape) == 3:
-        array = array.transpose(0, 2, 3, 1)
+    if spec.source_layout == "NCHW":
+        height, width, channels = spec.shape
+        array = array.reshape(len(array), channels, height, width).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(array).reshape(array.shape[0], *spec.shape)
 
 
 def _from_image(spec: TensorSpec, image: NDArray) -> NDArray:
     shape = spec.source_shape or spec.shape
-    if spec.source_layout == "NCHW" and len(shape) == 3:
+    if spec.source_layout == "NCHW":
         image = image.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(image).reshape(image.shape[0], *shape)

@@ -35,10 +35,19 @@ class Pointwise(Windows):
 
         return Pending(emit, operand=source, function=function)
 
-    def scale_shift(self, source: str, name: str, scale: ArrayLike, shift: ArrayLike) -> Pending:
+    def scale_shift(
+        self, source: str | Pending, name: str, scale: ArrayLike, shift: ArrayLike
+    ) -> Pending:
         """x * scale + shift, both real, one value or one a channel: batch normalization on its own,
         products and sums with constants. A depthwise 1x1 convolution by the signs of `scale`, its
-        magnitudes in the multipliers. Raises `Unsupported` for values that are not finite."""
+        magnitudes in the multipliers; a convolution whose result is still pending takes it in.
+        Raises `Unsupported` for values that are not finite."""
+        if isinstance(source, Pending):
+            if source.affine is None or (source.low, source.high) != (-math.inf, math.inf):
+                source = self.exact(source, "input").tensor
+            else:
+                factors, offsets = (np.asarray(v, np.float64).reshape(-1) for v in (scale, shift))
+                return source.affine(factors, offsets)
         spec = self.tensors[source]
         channels = spec.shape[2]
         scales, shifts = (_per_channel(value, channels) for value in (scale, shift))
@@ -69,7 +78,7 @@ class Pointwise(Windows):
         factor, offset = np.float32(scales[0]), np.float32(shifts[0])
         return Pending(emit, operand=source, function=lambda x: x * factor + offset)
 
-    def constant_addition(self, source: str, name: str, constant: ArrayLike) -> Pending:
+    def constant_addition(self, source: str | Pending, name: str, constant: ArrayLike) -> Pending:
         """x + `constant`, real, one value or one a channel."""
         return self.scale_shift(source, name, 1.0, constant)
 

@@ -8,7 +8,9 @@ B = round(bias / s_out * 2^S).
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,11 @@ from ..graph.ir import Graph
 from . import program as ops
 from .archive import safe_archive
 from .lowering import GraphBuilder, Pending, Quantization, Real, Unsupported, Weight
-from .operators import HANDLERS, Codes, Input
+from .movement import Places, place, straight
+from .operators import HANDLERS
 from .program import arguments, is_quantized, layer_names, value_shape
+from .torch_movement import input_places
+from .torch_values import Codes, Host, Input, image_shape
 
 __all__ = ["import_program", "is_quantized", "layer_names", "load_program"]
 
@@ -72,6 +77,9 @@ def import_program(program: ExportedProgram, name: str, multiplier_bits: int = 1
         raise FrontendError(f"{name}: {error}") from error
 
 
+_LARGEST_CONSTANT = 1 << 24
+"""Values of a constant that a program may create."""
+
 _UNKNOWN = object()
 """Value of an operator already reported; its consumers are not reported again."""
 
@@ -83,6 +91,9 @@ class _Importer:
         self.program = program
         self.name = name
         self.values: dict[Node, Any] = {}
+        self.moved: dict[Node, Places] = {}
+        self.images: dict[tuple[Node, bool], Real | Pending] = {}
+        self.batch = 2
         self.problems: list[str] = []
         self.layers = ops.weighted_layers(program.graph.nodes)
         self.builder = GraphBuilder(name, multiplier_bits, frozenset(self.layers.values()))
@@ -92,7 +103,8 @@ class _Importer:
         outputs: tuple[str, ...] = ()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
-                self.values[node] = tensors.get(node.name, Input())
+                tensor = tensors.get(node.name)
+                self.values[node] = self._input(node) if tensor is None else tensor
             elif node.op == "call_function":
                 self.values[node] = self._guard(node, self._call)
             elif node.op == "output":
@@ -103,6 +115,15 @@ class _Importer:
             listed = "\n  ".join(self.problems)
             raise FrontendError(f"{self.name}: cannot be turned into integers:\n  {listed}")
         return self.builder.build(outputs)
+
+    def _input(self, node: Node) -> Input:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.ndim and isinstance(value.shape[0], int):
+            self.batch = value.shape[0]
+        last = input_places(node)
+        if last is not None:
+            self.moved[node] = last
+        return Input(node, last is not None)
 
     def _report(self, node: Node, why: str) -> None:
         operator = ops.operator_name(node) if node.op == "call_function" else node.op
@@ -120,18 +141,32 @@ class _Importer:
 
     def _call(self, node: Node) -> Any:
         inputs = [self.values[n] for n in node.all_input_nodes]
-        if inputs and all(isinstance(value, torch.Tensor | Weight) for value in inputs):
-            return self._constant(node)
         if node.target == torch.ops.aten.sym_size.int:
-            return None
+            return self._size(node)
+        if node.target in ops.CREATIONS and math.prod(value_shape(node)) > _LARGEST_CONSTANT:
+            raise Unsupported(f"a constant of shape {value_shape(node)}")
+        if node.target in ops.CREATIONS or (
+            inputs and all(isinstance(value, torch.Tensor | Weight | int) for value in inputs)
+        ):
+            return self._constant(node)
         handler = HANDLERS.get(node.target)
+        operator = ops.operator_name(node)
         if handler is None:
-            operator = ops.operator_name(node)
             raise Unsupported(ops.REASONS.get(operator, "operator not supported"))
         value = handler(self, node, arguments(node))
-        if str(node.target).split(".")[1].endswith("_"):
-            self.values[node.all_input_nodes[0]] = value
+        if operator.endswith("_"):
+            changed = node.all_input_nodes[0]
+            self.values[changed] = value
+            self.moved.pop(changed, None)
+            if node in self.moved:
+                self.moved[changed] = self.moved[node]
         return value
+
+    def _size(self, node: Node) -> int:
+        values = arguments(node)
+        sizes = values["self"].meta["val"].shape
+        size = sizes[int(values["dim"])]
+        return int(size) if isinstance(size, int) else self.batch
 
     def _constant(self, node: Node) -> Any:
         """Fold an operator whose operands are all constants."""
@@ -156,9 +191,9 @@ class _Importer:
         scale = self._number(values["scales" if per_channel else "scale"])
         zero = values.get("zero_points") if per_channel else values["zero_point"]
         zero_point = np.zeros(1) if zero is None else self._number(zero)
-        axis = values.get("axis", 0)
-        if per_channel and axis != 0:
-            raise Unsupported(f"weight scales along axis {axis}; only output channels (0)")
+        axis = int(values.get("axis", 0)) if per_channel else 0
+        if axis not in (0, 1):
+            raise Unsupported(f"weight scales along axis {axis}; only output channels")
         if np.unique(zero_point).size != 1:
             raise Unsupported("weight zero-points differ between channels")
         shift = int(zero_point.flat[0])
@@ -169,7 +204,8 @@ class _Importer:
         array = codes.numpy().astype(np.int64) - shift
         if array.min() < low or array.max() > high:
             raise Unsupported(f"weight codes exceed their limits {low}..{high}")
-        return Weight(array, np.broadcast_to(scale, array.shape[0]).astype(np.float64), bits)
+        scales = np.broadcast_to(scale, array.shape[axis]).astype(np.float64)
+        return Weight(array, scales, bits, axis)
 
     def _number(self, value: Any) -> np.ndarray:
         """A quantization parameter, given as a number or as a constant tensor."""
@@ -197,33 +233,88 @@ class _Importer:
     def _outputs(self, node: Node) -> tuple[str, ...]:
         tensors = []
         for source in node.all_input_nodes:
-            value = self.values[source]
-            tensor = (
-                value.tensor
-                if isinstance(value, Codes)
-                else self.builder.exact(self.activation(source, "result"), "result").tensor
-            )
-            shape = value_shape(source)
-            height, width, _ = self.builder.tensors[tensor].shape
-            if len(shape) != 3 and height * width != 1:
-                raise Unsupported("a flattened image as result: leave out the flatten")
-            self.builder.output(tensor, shape)
+            host = self.values[source]
+            if isinstance(host, Host):
+                tensor = self._output(host.source)
+                self.builder.host(host.operator, tensor, host.axis, source.name)
+            else:
+                tensor = self._output(source)
             tensors.append(tensor)
         if len(set(tensors)) != len(tensors) or set(tensors) & set(self.builder.inputs):
             raise Unsupported("a result is another result or an input of the model")
         return tuple(tensors)
 
+    def _output(self, source: Node) -> str:
+        """The tensor of a result; whatever order PyTorch has it in, the host puts it in."""
+        value, places = self.values[source], self.moved.get(source)
+        layout = None
+        if places is not None:
+            flat = places.indices.reshape(-1)
+            layouts = {"NCHW": straight(places.shape), "NHWC": straight(places.shape, False)}
+            layout = next(
+                (n for n, s in layouts.items() if np.array_equal(s.indices.reshape(-1), flat)), None
+            )
+        if places is not None and layout is None:
+            tensor = self.real(source, "result").tensor
+        elif isinstance(value, Codes):
+            tensor = value.tensor
+        else:
+            tensor = self.exact(source, "result").tensor
+        one_pixel = self.builder.tensors[tensor].shape[:2] == (1, 1)
+        shape = value_shape(source)
+        self.builder.output(tensor, shape, "NC" if one_pixel and len(shape) == 1 else layout)
+        return tensor
+
     def activation(self, node: Node, purpose: str = "input") -> Real | Pending:
         value = self.values[node]
+        if isinstance(value, Codes) and purpose == "result":
+            return Real(value.tensor)
+        if isinstance(value, Host):
+            raise Unsupported(f"its {purpose} {node.name} runs on the host: only at the end")
         if isinstance(value, Real | Pending):
             return value
         raise Unsupported(f"its {purpose} {node.name} is not quantized")
 
-    def real(self, node: Node, purpose: str = "input", padded: bool = False) -> Real:
-        """An operand as a tensor of the graph."""
-        value = self.values[node] = self.builder.exact(self.activation(node, purpose), purpose)
+    def places(self, node: Node) -> Places:
+        """Where the values of an activation are."""
+        if node in self.moved:
+            return self.moved[node]
+        return straight(image_shape(node)).reshaped(value_shape(node))
+
+    def exact(self, node: Node, purpose: str = "input") -> Real:
+        """An operand as a tensor of the graph, not moved yet."""
+        value = self.builder.exact(self.activation(node, purpose), purpose)
+        if not isinstance(self.values[node], Codes):
+            self.values[node] = value
+        return value
+
+    def flowing(self, node: Node, purpose: str = "input", last: bool = False) -> Real | Pending:
+        """An operand as an image, channels first, or with `last` channels last."""
+        value = self.activation(node, purpose)
+        if not last and node not in self.moved:
+            return value
+        if (node, last) not in self.images:
+            places = self.places(node)
+            if last:
+                places = dataclasses.replace(places, indices=np.moveaxis(places.indices, -1, 0))
+            source = value.tensor if isinstance(value, Real) else value
+            name = ops.node_path(node, node.name)
+            self.images[node, last] = place(self.builder, source, places, name)
+        return self.images[node, last]
+
+    def real(
+        self, node: Node, purpose: str = "input", padded: bool = False, last: bool = False
+    ) -> Real:
+        """An operand as a tensor of the graph, in order."""
+        if not last and node not in self.moved:
+            return self.exact(node, purpose)
+        value = self.builder.exact(self.flowing(node, purpose, last), purpose)
         if any(value.padding) and not padded:
-            raise Unsupported("zero padding before anything but a convolution")
+            name = f"{ops.node_path(node, node.name)}_pad"
+            padding = self.builder.pad(value.tensor, name, value.padding)
+            value = self.builder.exact(padding, purpose)
+        if not any(value.padding):
+            self.images[node, last] = value
         return value
 
     def node_name(self, node: Node) -> str:

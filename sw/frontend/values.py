@@ -89,6 +89,8 @@ class Weight:
     codes: NDArray[np.int64]
     scales: NDArray[np.float64]
     bits: int
+    axis: int = 0
+    """Of `codes`, that the scales lie along: the output channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,8 @@ class Pending:
     """The tensor that `function` is applied to."""
     function: Function | None = None
     """What is computed from each value of `operand`, before the clamp."""
+    affine: Callable[[NDArray[np.float64], NDArray[np.float64]], Pending] | None = None
+    """The result times a factor a channel plus an offset a channel, not yet clamped."""
 
     def clamp(self, low: float, high: float) -> Pending:
         return dataclasses.replace(

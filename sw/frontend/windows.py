@@ -94,7 +94,22 @@ class Windows(Collector):
             )  # fmt: skip
             return tensor
 
-        return Pending(emit)
+        def affine(scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Pending:
+            signs = np.sign(scale).astype(np.int64).reshape(-1, 1, 1, 1)
+            if (weight.codes * signs >= 1 << (weight.bits - 1)).any():
+                raise Unsupported("a negative factor for weights that reach their lowest code")
+            scaled = dataclasses.replace(
+                weight, codes=weight.codes * signs, scales=weight.scales * np.abs(scale)
+            )
+            offset = shift if bias is None else bias * scale + shift
+            return self.convolution(
+                source, name, scaled, offset, shape=shape, stride=stride, padding=padding,
+                dilation=dilation, groups=groups, input_dilation=input_dilation,
+                operator=operator, single_precision=single_precision,
+            )  # fmt: skip
+
+        real = bias is None or bias.dtype.kind == "f"
+        return Pending(emit, affine=affine if real else None)
 
     def transposed_convolution(
         self,

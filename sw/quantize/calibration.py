@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from ..errors import DataError
-from .points import activation_points, folded_module, single_input
+from .points import activation_points, folded_module, shared_ranges, single_input
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -98,6 +98,9 @@ def calibrate(
     for name, (low, high) in ranges.items():
         if not (np.isfinite(low) and np.isfinite(high)):
             raise DataError(f"calibration: activation {name!r} is not finite ({low}..{high})")
+    for group in shared_ranges(module):
+        joined = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
+        ranges.update(dict.fromkeys(group, joined))
     return ActivationRanges(ranges)
 
 

@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from ..errors import DataError
-from ..frontend.program import layer_names, weighted_layers
+from ..frontend.program import TRANSPOSED, layer_names, weighted_layers
 from .calibration import ActivationRanges, Progress, calibrate, check_images
 from .points import (
     activation_points,
@@ -115,14 +115,14 @@ def _quantizer(bits: Mapping[str, int], ranges: ActivationRanges) -> object:
         qscheme = torch.per_channel_symmetric
         eps, ch_axis = 2**-40, 0
 
-        def __init__(self, width: int, **kwargs: object) -> None:
+        def __init__(self, width: int, axis: int, **kwargs: object) -> None:
             super().__init__(dtype=torch.int8)
-            self.width = width
+            self.width, self.ch_axis = width, axis
             self.quant_min, self.quant_max = code_limits(width)
             self.scales = torch.ones(1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.scales = channel_scales(x, self.width)
+            self.scales = channel_scales(x.transpose(0, self.ch_axis), self.width)
             return x
 
         def calculate_qparams(self, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,10 +137,11 @@ def _quantizer(bits: Mapping[str, int], ranges: ActivationRanges) -> object:
                 if node in names:
                     width = bits[names[node]]
                     low, high = code_limits(width)
+                    axis = int(node.target in TRANSPOSED)
                     inputs[node.args[1]] = QuantizationSpec(
                         dtype=torch.int8, quant_min=low, quant_max=high,
-                        qscheme=torch.per_channel_symmetric, ch_axis=0,
-                        observer_or_fake_quant_ctr=Weights.with_args(width=width),
+                        qscheme=torch.per_channel_symmetric, ch_axis=axis,
+                        observer_or_fake_quant_ctr=Weights.with_args(width=width, axis=axis),
                     )  # fmt: skip
                 output = None
                 if node in outputs:

@@ -173,11 +173,6 @@ def test_vector_input() -> None:
 
 
 def test_activations_fold_into_limits() -> None:
-    def function(x: Tensor, c: Layer) -> Tensor:
-        return fake(nn.functional.relu6(c(fake(x, UINT8)) * 1), COARSE)
-
-    with pytest.raises(FrontendError, match="mul"):
-        import_program(program_of(function, Layer((4, 3, 1, 1))), "net")
     graph = check(
         program_of(lambda x, c: fake(nn.functional.relu6(c(fake(x, UINT8))), COARSE),
                    Layer((4, 3, 1, 1))),
@@ -235,12 +230,15 @@ def test_every_problem_is_listed_at_once() -> None:
     def function(x: Tensor, c: Layer) -> Tensor:
         y = torch.sigmoid(c(fake(x, UINT8)))
         z = torch.relu(c(x))
-        return torch.softmax(fake(y, UINT8) + z, 1) + torch.cumsum(fake(x, UINT8), 1)
+        w = fake(x, UINT8) * fake(c(fake(x, UINT8)), COARSE)
+        return torch.softmax(fake(y, UINT8) + z, 1) + torch.cumsum(fake(x, UINT8), 1) + w
 
     with pytest.raises(FrontendError) as caught:
         import_program(program_of(function, Layer((3, 3, 1, 1))), "net")
     message = str(caught.value)
-    for part in ("net: cannot", "sigmoid (sigmoid)", "(conv2d): its input x is not quantized",
+    for part in ("net: cannot", "sigmoid (sigmoid): its input is not quantized",
+                 "mul (mul): a product of two activations",
+                 "(conv2d): its input x is not quantized",
                  "cumsum (cumsum)"):  # fmt: skip
         assert part in message, message
     assert "softmax" not in message, "its operand is at fault, and reported"
@@ -251,16 +249,24 @@ def test_every_problem_is_listed_at_once() -> None:
     [
         (lambda x, c: c(fake(x, UINT8)), "its result is not quantized"),
         (lambda x, c: fake(fake(x, UINT8), UINT8), "an input of the model"),
-        (lambda x, c: fake(fake(x, UINT8) + 1.0, UINT8), "only the sum of two activations"),
-        (lambda x, c: fake(fake(x, UINT8).mean(1), UINT8), "mean over anything but"),
-        (lambda x, c: fake(fake(x, UINT8).flatten(1), COARSE), "a flattened image as result"),
-        (lambda x, c: fake(fake(x, UINT8).transpose(2, 3), COARSE), "operator not supported"),
-        (lambda x, c: torch.softmax(fake(x, UINT8), 1), "softmax runs on the host"),
-        (
-            lambda x, c: fake(nn.functional.avg_pool2d(fake(x, UINT8), 3, 1, 1, False, False),
-                              UINT8),
-            "count_include_pad=False",
-        ),
+        (lambda x, c: fake(fake(x, UINT8) + fake(c(fake(x, UINT8)), COARSE)[:, :1], UINT8),
+         "differ in shape"),
+        (lambda x, c: fake(fake(x, UINT8) + torch.arange(8.0), UINT8), "from pixel to pixel"),
+        (lambda x, c: fake(fake(x, UINT8).mean(1), UINT8), "mean or maximum over anything but"),
+        (lambda x, c: fake(torch.cat([fake(x, UINT8)] * 2, 2), UINT8), "only along the channels"),
+        (lambda x, c: fake(c(torch.cat([fake(x, UINT8)] * 2, 0)), UINT8),
+         "only along the channels"),
+        (lambda x, c: fake(torch.softmax(fake(x, UINT8), 1), UINT8), "runs on the host"),
+        (lambda x, c: torch.argmax(fake(c(fake(x, UINT8)), UINT8), 1, True), "left out of the"),
+        (lambda x, c: fake(torch.log(fake(x, UINT8)), UINT8), "is not a number"),
+        (lambda x, c: fake(nn.functional.prelu(fake(x, UINT8), c.bias), UINT8),
+         "a parameter for each channel"),
+        (lambda x, c: fake(nn.functional.interpolate(fake(x, UINT8), (13, 13)), UINT8),
+         "only whole factors"),
+        (lambda x, c: fake(fake(x, UINT8).reshape(x.shape[0] * 3, 1, 9, 8), UINT8), "the batch"),
+        (lambda x, c: fake(nn.functional.pad(fake(x, UINT8), (1,) * 4, "reflect"), UINT8),
+         "only padding with a constant"),
+        (lambda x, c: fake(fake(x, UINT8).flip(2), UINT8), "operator not supported"),
         (
             lambda x, c: fake(c(nn.functional.relu6(fake(x, (0.7, 9, 0, 255, torch.uint8)))),
                               COARSE),

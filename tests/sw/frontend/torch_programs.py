@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A quantized PyTorch program and its integer graph, compared tensor by tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Interpreter, Node
+
+from bitloop.frontend.torch_export import _Importer
+from bitloop.frontend.torch_values import Codes
+from bitloop.graph.execute import run_node
+from bitloop.graph.ir import Graph
+from bitloop.quantize import quantize
+
+
+def export(module: nn.Module, shape: tuple[int, ...], batch: int | None = None) -> ExportedProgram:
+    """`module` in evaluation mode, batch-norms as if trained; the batch is dynamic by default."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean, -0.5, 0.5)
+            nn.init.uniform_(part.running_var, 0.5, 2.0)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, std=0.3)
+    example = (torch.randn(batch or 2, *shape),)
+    dynamic = ({0: torch.export.Dim.AUTO},) if batch is None else None
+    return torch.export.export(module.eval(), example, dynamic_shapes=dynamic)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    graph: Graph
+    outputs: int
+    """Codes compared, each tensor computed from PyTorch's codes of those before it."""
+    wrong: int
+    largest: int
+    where: dict[str, int]
+
+
+class _Run(Interpreter):
+    def __init__(self, program: ExportedProgram) -> None:
+        super().__init__(program.module(check_guards=False))
+        self.codes: list[np.ndarray] = []
+
+    def run_node(self, n: Node) -> object:
+        if n.op == "call_module":
+            return None
+        value = super().run_node(n)
+        if "quantize_per_tensor" in str(n.target) and "dequantize" not in str(n.target):
+            self.codes.append(value.numpy().astype(np.int64) + 128 * (value.dtype == torch.int8))
+        return value
+
+
+def compare(program: ExportedProgram, bits: int, x: np.ndarray) -> Comparison:
+    """Every tensor that the program quantizes, against PyTorch in floating point."""
+    importer = _Importer(program, "net", bits)
+    graph = importer.run()
+    run = _Run(program)
+    with torch.no_grad():
+        run.run(torch.from_numpy(x))
+    known: dict[str, np.ndarray] = {}
+    quantized = [
+        node for node in program.graph.nodes
+        if "quantize_per_tensor" in str(node.target) and "dequantize" not in str(node.target)
+        and isinstance(importer.values[node], Codes)
+    ]  # fmt: skip
+    assert len(run.codes) == len(quantized)
+    for node, codes in zip(quantized, run.codes, strict=True):
+        name, places = importer.values[node].tensor, importer.places(node)
+        if name in graph.tensors and places.permuted:
+            flat = np.zeros((len(codes), codes[0].size), np.uint8)
+            flat[:, places.indices.reshape(-1)] = codes.reshape(len(codes), -1)
+            known.setdefault(name, flat.reshape(-1, *graph.tensors[name].shape))
+    assert set(graph.outputs) <= set(known), "outputs are quantized"
+    values = {name: known[name] for name in graph.inputs}
+    outputs = wrong = largest = 0
+    where: dict[str, int] = {}
+    for graph_node in graph.nodes:
+        found = run_node(graph, graph_node, [values[name] for name in graph_node.inputs])
+        name = graph_node.output
+        if name in known:
+            difference = np.abs(found.astype(int) - known[name])
+            outputs += difference.size
+            wrong += int((difference > 0).sum())
+            largest = max(largest, int(difference.max()))
+            if difference.any():
+                where[name] = int((difference > 0).sum())
+            found = known[name]
+        values[name] = found
+    return Comparison(graph, outputs, wrong, largest, where)
+
+
+def check(
+    module: nn.Module, shape: tuple[int, ...], *, images: int = 24, weights: int = 8, seed: int = 0
+) -> Graph:
+    """Quantize, import and compare at both multiplier widths; the graph of the wider."""
+    program = export(module, shape)
+    x = np.random.default_rng(seed).normal(size=(images, *shape)).astype(np.float32)
+    return check_quantized(quantize(program, x, weights), x)
+
+
+def check_quantized(program: ExportedProgram, x: np.ndarray) -> Graph:
+    for bits, share in ((16, 1e-3), (31, 1e-5)):
+        found = compare(program, bits, x)
+        assert found.largest <= 1, found.where
+        assert found.wrong <= share * found.outputs, (bits, found.outputs, found.where)
+        assert found.outputs > 1000
+    for name in found.graph.outputs:
+        assert found.graph.tensors[name].source_shape
+    return found.graph
