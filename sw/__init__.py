@@ -77,7 +77,7 @@ def load(
     device: str = "reference",
     memory: MemoryModel | None = None,
 ) -> Session:
-    """Loads a binary (or its file) on a device, `reference` or `verilator`.
+    """Loads a binary (or its file) on a device, `reference`, `model` or `verilator`.
 
     Raises `BinaryError` for a damaged file, `DeviceError` where the device cannot be built.
     """
@@ -93,7 +93,8 @@ def measure(
     device: str = "verilator",
     memory: MemoryModel | None = None,
 ) -> LatencyReport:
-    """Cycles of one inference, by layer and by cause, from the core's own counters."""
+    """Cycles of one inference, by layer and by cause, from the core's own counters; `model` predicts
+    the same ones without the RTL."""
     return load(binary, device, memory).measure()
 
 

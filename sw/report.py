@@ -102,3 +102,20 @@ def latency_report(binary: Binary, profile: Profile, device: str) -> LatencyRepo
         layers=tuple(layers),
         tail=profile.tail,
     )
+
+
+def first_difference(expected: LatencyReport, found: LatencyReport) -> str | None:
+    """The first part of an inference that takes other cycles in `found`, or the first cause with
+    another count; None where all are equal."""
+    parts = [("head", expected.head, found.head)]
+    for number, layers in enumerate(zip(expected.layers, found.layers, strict=True)):
+        layer, other = layers
+        parts.append((f"layer {number} ({layer.name})", layer.cycles, other.cycles))
+    parts.append(("tail", expected.tail, found.tail))
+    parts.append(("the total", expected.cycles, found.cycles))
+    for cause, count in expected.causes.items():
+        parts.append((f"cause {cause}", count, found.causes[cause]))
+    for name, a, b in parts:
+        if a != b:
+            return f"{name}: {a:,} cycles on {expected.device}, {b:,} on {found.device}"
+    return None

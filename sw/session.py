@@ -13,11 +13,11 @@ from bitloop.hw.config import CoreConfig
 
 from .binary import Binary
 from .codes import decode, encode, flip_sign, from_raw, to_raw
-from .devices.interface import Device, MemoryModel, Profile
+from .devices.interface import Device, MemoryModel, Profile, time_inference
 from .errors import DataError, DeviceError
 from .report import LatencyReport, latency_report
 
-DEVICES = ("reference", "verilator")
+DEVICES = ("reference", "model", "verilator")
 
 Arrays = NDArray | Mapping[str, NDArray]
 
@@ -29,12 +29,16 @@ def open_device(
     progress: Callable[[str, float], None] | None = None,
 ) -> Device:
     """The device called `name` for cores of this configuration; `memory` is the external memory
-    where the RTL runs. `progress` is called with what is being built and the fraction done.
-    Raises `DeviceError` for an unknown name or a failed build."""
+    of the RTL and of its model. `progress` is called with what is being built and the fraction
+    done. Raises `DeviceError` for an unknown name or a failed build."""
     if name == "reference":
         from .devices.reference import ReferenceDevice
 
         return ReferenceDevice()
+    if name == "model":
+        from bitloop.sim.cycle_model.device import ModelDevice
+
+        return ModelDevice(config, memory, progress=progress)
     if name == "verilator":
         from bitloop.sim.device import VerilatorDevice
 
@@ -72,14 +76,15 @@ class Session:
         return self._outputs({s.name: to_raw(s, found[s.name]) for s in self.binary.output_specs})
 
     def measure(self) -> LatencyReport:
-        """Runs one image and reports its cycles, which do not depend on the image's values.
+        """Reports the cycles of one image, which do not depend on the image's values.
 
         Raises `DeviceError` for a device without time.
         """
-        self._run({s.name: np.zeros((1, *s.shape), np.uint8) for s in self.binary.input_specs})
+        self.profile = time_inference(self.device, self.binary)
         if self.profile is None:
             raise DeviceError(
-                f"device {self.device.name!r} has no notion of time; measure on `verilator`"
+                f"device {self.device.name!r} has no notion of time; "
+                "measure on `verilator` or `model`"
             )
         return latency_report(self.binary, self.profile, self.device.name)
 

@@ -85,8 +85,16 @@ MemoryOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    Literal["reference", "verilator"],
-    typer.Option("--device", help="`reference` (no notion of time) or `verilator` (the RTL)."),
+    Literal["reference", "model", "verilator"],
+    typer.Option(
+        "--device",
+        help="`reference` (no notion of time), `model` (its cycles equal the RTL's) or `verilator` "
+        "(the RTL).",
+    ),
+]
+TimedDeviceOption = Annotated[
+    Literal["model", "verilator"],
+    typer.Option("--device", help="`verilator` (the RTL) or `model` (the same cycles, sooner)."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,3 +59,22 @@ class Device(Protocol):
         in memory layout (int8 codes viewed as uint8). Returns one such array a graph output, and
         the profile of the last inference, None where the device has no notion of time.
         """
+
+
+@runtime_checkable
+class TimingDevice(Device, Protocol):
+    """A device that knows the cycles of an inference without running one."""
+
+    def profile(self) -> Profile:
+        """Of one inference of the binary loaded."""
+
+
+def time_inference(device: Device, binary: Binary) -> Profile | None:
+    """Profile of one inference of the binary loaded on `device`, which does not depend on what is
+    in the images; None where the device has no notion of time."""
+    if isinstance(device, TimingDevice):
+        return device.profile()
+    _, profile = device.run(
+        {spec.name: np.zeros((1, *spec.shape), np.uint8) for spec in binary.input_specs}
+    )
+    return profile

@@ -6,10 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..binary import Binary
-from ..devices.interface import Device, Profile
+from ..devices.interface import Device, Profile, time_inference
 from ..errors import SearchError
 
 
@@ -26,16 +24,16 @@ class Measurement:
 
 
 def measure(binary: Binary, device: Device) -> Measurement:
-    """Loads `binary` and runs one image, weights resident where they fit.
+    """Loads `binary` and times one image, weights resident where they fit.
 
     Cycles do not depend on the image's values. Raises `SearchError` for a device without time.
     """
     device.load(binary)
-    images = {spec.name: np.zeros((1, *spec.shape), dtype=np.uint8) for spec in binary.input_specs}
-    _, profile = device.run(images)
+    profile = time_inference(device, binary)
     if profile is None:
         raise SearchError(
-            f"device {device.name!r} has no notion of time; measure on `verilator` or a board"
+            f"device {device.name!r} has no notion of time; "
+            "measure on `verilator`, `model` or a board"
         )
     return Measurement(tuple(layer.name for layer in binary.layers), profile)
 
