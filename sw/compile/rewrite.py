@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..graph.ir import Concat, Conv, Graph, Node, Reshape
+from ..graph.ir import Concat, Conv, Graph, Node, Reshape, Slice
 
 
 def readers_of(graph: Graph) -> dict[str, list[Node]]:
@@ -18,9 +18,10 @@ def readers_of(graph: Graph) -> dict[str, list[Node]]:
 
 
 def rewrite(graph: Graph, lanes: int) -> Graph:
-    """Flattening joined with the linear layers after it, concatenations nested where that keeps
-    their inputs in whole words of `lanes` channels."""
-    return _drop_unread(_nest(_join_flattening(graph), lanes))
+    """Flattening joined with the linear layers after it, slices that a concatenation puts together
+    again taken back, concatenations nested where that keeps their inputs in whole words of `lanes`
+    channels."""
+    return _drop_unread(_nest(_unsplit(_join_flattening(graph)), lanes))
 
 
 def _join_flattening(graph: Graph) -> Graph:
@@ -42,6 +43,49 @@ def _join_flattening(graph: Graph) -> Graph:
                 node, inputs=made.inputs, weights=weights, stride=(1, 1), input_dilation=(1, 1)
             )
         nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _unsplit(graph: Graph) -> Graph:
+    """A concatenation that has all channels of a tensor in a row, slice after slice, reads the
+    tensor instead, so that its maker can write it in place (C2f blocks, ShuffleNet)."""
+    producers = {node.output: node for node in graph.nodes}
+
+    def channels_of(name: str) -> tuple[str, range] | None:
+        """(tensor, its channels) for a slice of nothing but channels."""
+        node = producers.get(name)
+        if not isinstance(node, Slice) or node.step[2] != 1:
+            return None
+        source, target = graph.tensors[node.inputs[0]].shape, graph.tensors[name].shape
+        if source[:2] != target[:2]:
+            return None
+        return node.inputs[0], range(node.start[2], node.start[2] + target[2])
+
+    def joined(inputs: tuple[str, ...]) -> tuple[str, ...]:
+        result: list[str] = []
+        start = 0
+        while start < len(inputs):
+            first = channels_of(inputs[start])
+            stop, reached = start + 1, 0
+            if first is not None and first[1].start == 0:
+                reached, size = first[1].stop, graph.tensors[first[0]].shape[2]
+                while reached < size and stop < len(inputs):
+                    part = channels_of(inputs[stop])
+                    if part is None or part[0] != first[0] or part[1].start != reached:
+                        break
+                    reached, stop = part[1].stop, stop + 1
+                if reached == size:
+                    result.append(first[0])
+                    start = stop
+                    continue
+            result.append(inputs[start])
+            start += 1
+        return tuple(result)
+
+    nodes = [
+        replace(node, inputs=joined(node.inputs)) if isinstance(node, Concat) else node
+        for node in graph.nodes
+    ]
     return replace(graph, nodes=tuple(nodes))
 
 
