@@ -35,7 +35,7 @@ class Imported:
 
     graph: Graph
     notes: tuple[str, ...]
-    """One a graph output that is not the model's own: what the host computes from it."""
+    """What the host computes from the graph's outputs, and which layers differ from LiteRT."""
 
 
 def is_tflite(file: str | Path | bytes) -> bool:
@@ -129,6 +129,11 @@ class _Importer:
         if self.problems:
             listed = "\n  ".join(self.problems)
             raise FrontendError(f"cannot be turned into integers:\n  {listed}")
+        for name, (channels, codes) in self.builder.inexact.items():
+            self.notes.append(
+                f"{name}: {channels} channels round up to {codes} of their 256 codes otherwise "
+                "than LiteRT, by one"
+            )
         return Imported(self.builder.build(tuple(outputs)), tuple(self.notes))
 
     def _report(self, name: str, kind: str, why: str, results: tuple[int, ...]) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requantizations that equal given functions of one code: where every step of a function lies on
-one line, a 1x1 convolution computes it, without the table's way through external memory."""
+"""Requantizations that equal given functions of one code: where all steps of a function lie on one
+line, a 1x1 convolution computes it, without the table's way through external memory."""
 
 from __future__ import annotations
 
@@ -25,63 +25,68 @@ def fit(
     low: int,
     high: int,
     multiplier_bits: int,
-) -> tuple[Requantization, NDArray[np.bool_]]:
-    """Parameters with requantize(sign(slope) * q) = table[q] for all 256 codes q.
+) -> tuple[Requantization, NDArray[np.int64]]:
+    """Parameters with requantize(sign(slope) * q) = table[q] for all 256 codes q, or for most.
 
     `tables`: (channels, 256), within low..high, the limits that the requantization clamps to;
     `slopes`: real steps of the result a code, (channels,); `origin` and `zero_point`: of the input
     and the result, for functions that round ties to even. Returns the parameters, one entry a
-    channel, and which channels equal their tables; the constants of the others are the nearest.
+    channel, and for how many codes of each channel they do not give the table's.
     """
     rows = [
         _channel(table.astype(np.int64), float(slope), low, high, multiplier_bits)
         for table, slope in zip(tables, slopes, strict=True)
     ]
-    found = _requantization([row[:3] for row in rows], low, high, half_even=False)
-    exact = np.array([row[3] for row in rows])
-    if not exact.all():
+    best = _requantization(rows, low, high, half_even=False)
+    wrong = _wrong(best, tables, slopes, zero_point)
+    if wrong.any():
         ties = [_tied(float(slope), origin, zero_point, multiplier_bits) for slope in slopes]
         if all(s > 0 and fits_signed(c, constant_bits(multiplier_bits)) for _, c, s in ties):
             even = _requantization(ties, low, high, half_even=True)
-            equal = (_computed(even, slopes, zero_point) == tables).all(1)
-            if equal.sum() > exact.sum():
-                return even, equal
-    return found, exact
+            missed = _wrong(even, tables, slopes, zero_point)
+            if missed.sum() < wrong.sum():
+                return even, missed
+    return best, wrong
 
 
 def _channel(
     table: NDArray[np.int64], slope: float, low: int, high: int, bits: int
-) -> tuple[int, int, int, bool]:
-    """(M, C, S, whether exact); ties go up."""
+) -> tuple[int, int, int]:
+    """(M, C, S); ties go up."""
     multiplier, shift = quantize_multiplier(abs(slope), bits)
     codes = np.arange(256, dtype=np.int64) * (-1 if slope < 0 else 1)
-    above, below = table > low, table < high
     nearest = None
     while True:
         for step in _NEIGHBOURS if multiplier else (0,):
             m = multiplier + step
             if not 0 <= m < 1 << bits:
                 continue
-            products = codes * m
-            least = ((table << shift) - products)[above]
-            most = (((table + 1) << shift) - 1 - products)[below]
-            lowest = int(least.max()) if least.size else None
-            highest = int(most.min()) if most.size else None
-            if lowest is None or highest is None:
-                constant = lowest if lowest is not None else highest
-                exact = True
-            else:
-                constant = (lowest + highest) // 2
-                exact = lowest <= highest
-            constant = constant or 0
+            constant, exact = _constant(table, codes * m, shift, low, high)
             if fits_signed(constant, constant_bits(bits)):
                 if exact:
-                    return m, constant, shift, True
-                nearest = nearest or (m, constant, shift, False)
+                    return m, constant, shift
+                nearest = nearest or (m, constant, shift)
         if nearest is not None or shift == 0:
-            return nearest or (0, 0, 0, False)
+            return nearest or (0, 0, 0)
         shift -= 1
         multiplier = (multiplier + 1) >> 1
+
+
+def _constant(
+    table: NDArray[np.int64], products: NDArray[np.int64], shift: int, low: int, high: int
+) -> tuple[int, bool]:
+    """C with (products + C) >> shift = table, clamped, for most codes, and whether for all."""
+    least = ((table << shift) - products)[table > low]
+    most = (((table + 1) << shift) - 1 - products)[table < high]
+    if not least.size or not most.size:
+        return int(least.max(initial=0) if least.size else most.min(initial=0)), True
+    lowest, highest = int(least.max()), int(most.min())
+    if lowest <= highest:
+        return (lowest + highest) // 2, True
+    candidates = np.unique(np.concatenate([least, most]))
+    above = np.searchsorted(np.sort(least), candidates, side="right")
+    below = most.size - np.searchsorted(np.sort(most), candidates, side="left")
+    return int(candidates[(above + below).argmax()]), False
 
 
 def _tied(slope: float, origin: int, zero_point: int, bits: int) -> tuple[int, int, int]:
@@ -105,8 +110,9 @@ def _requantization(
     )
 
 
-def _computed(
-    requant: Requantization, slopes: NDArray[np.float64], zero_point: int
-) -> NDArray[np.uint8]:
+def _wrong(
+    requant: Requantization, tables: Tables, slopes: NDArray[np.float64], zero_point: int
+) -> NDArray[np.int64]:
+    """Codes of each channel that differ."""
     codes = np.arange(256, dtype=np.int64)[:, None] * np.where(slopes < 0, -1, 1)
-    return requantize(codes, requant, zero_point).T
+    return (requantize(codes, requant, zero_point).T != tables).sum(1)

@@ -22,13 +22,25 @@ Slopes = Callable[[Quantization], NDArray[np.float64] | float]
 class CodeBuilder(GraphBuilder):
     """Makes nodes that compute given codes from codes."""
 
+    def __init__(
+        self,
+        name: str,
+        multiplier_bits: int,
+        layers: frozenset[str],
+        single_precision: bool = False,
+    ) -> None:
+        super().__init__(name, multiplier_bits, layers, single_precision)
+        self.inexact: dict[str, tuple[int, int]] = {}
+        """By name, channels that no line meets, and the most codes of one that are one off."""
+
     def codes(
         self, source: str, name: str, label: str, tables: Tables, slopes: Slopes | None = None
     ) -> Pending:
         """The function of each code of the tensor `source` that `tables` gives: where it is a
         line, of `slopes`, a depthwise 1x1 convolution, else a table.
 
-        Where channels have functions of their own, steps that no line meets are off by one code.
+        Where channels have functions of their own, codes whose step no line meets are one off:
+        `inexact` counts them.
         """
         own, shape = self.quantizations[source], self.tensors[source].shape
 
@@ -37,12 +49,14 @@ class CodeBuilder(GraphBuilder):
             wanted = np.clip(wanted, quantization.low, quantization.high).astype(np.uint8)
             if slopes is not None:
                 signs = np.broadcast_to(slopes(quantization), wanted.shape[:1]).astype(np.float64)
-                requant, exact = fit(
+                requant, wrong = fit(
                     wanted, signs, origin=own.zero_point, zero_point=quantization.zero_point,
                     low=int(wanted.min()), high=int(wanted.max()),
                     multiplier_bits=self.multiplier_bits,
                 )  # fmt: skip
-                if exact.all() or wanted.shape[0] > 1:
+                if wanted.shape[0] > 1 or not wrong.any():
+                    if wrong.any():
+                        self.inexact[name] = int((wrong > 0).sum()), int(wrong.max())
                     return self._line(source, name, quantization, requant, signs < 0)
             node, output = self._output(name, shape, quantization)
             self.nodes.append(Table(node, (source,), output, table=wanted[0], function=label))

@@ -11,6 +11,7 @@ from tflite_models import data_file, golden, litert
 
 from bitloop.errors import FrontendError
 from bitloop.frontend.tflite import import_tflite
+from bitloop.graph.execute import execute, run_node
 from bitloop.graph.ir import AvgPool
 
 
@@ -34,6 +35,34 @@ def test_dscnn_equals_litert_and_its_published_accuracy() -> None:
     assert (logits.argmax(1) == labels).sum() == 902
     np.testing.assert_array_equal(logits, litert(path.read_bytes(), x, tensor=33))
     assert isinstance(import_tflite(path).nodes[-2], AvgPool)
+
+
+@pytest.mark.parametrize("name", ["pretrainedResnet_quant.tflite", "kws_ref_model.tflite"])
+def test_layers_with_short_multipliers(name: str) -> None:
+    """Each layer of 16-bit multipliers on the codes that 31 bits make. A network is as good only
+    in what it decides: a code that differs early changes many after it."""
+    path = data_file(name)
+    long, short = import_tflite(path, 31), import_tflite(path, 16)
+    (source,) = long.inputs
+    shape = (50, *long.tensors[source].shape)
+    x = np.random.default_rng(2).integers(0, 256, shape).astype(np.uint8)
+    values = execute(long, {source: x}, keep=True)
+    differ = total = 0
+    for node in short.nodes:
+        found = run_node(short, node, [values[tensor] for tensor in node.inputs])
+        difference = np.abs(found.astype(int) - values[node.output])
+        assert difference.max() <= 1, node.name
+        differ += int((difference != 0).sum())
+        total += difference.size
+    assert 0 < differ <= 1e-3 * total
+
+
+def test_short_multipliers_keep_the_accuracy() -> None:
+    path = data_file("kws_ref_model.tflite")
+    with np.load(data_file("kws01_test.npz")) as archive:
+        x, labels = archive["x"], archive["y"]
+    right = (golden(path, x, bits=16).reshape(1000, 12).argmax(1) == labels).sum()
+    assert abs(int(right) - 902) <= 2, "0.2 points of the accuracy with 31 bits"
 
 
 @pytest.mark.parametrize("name", ["pretrainedResnet_quant.tflite", "kws_ref_model.tflite"])

@@ -11,7 +11,7 @@ import pytest
 from tflite_models import FLOAT32, RELU, RELU6, Op, T, golden, listed, litert, same, write
 
 from bitloop.errors import FrontendError
-from bitloop.frontend.tflite import import_tflite
+from bitloop.frontend.tflite import import_tflite, read_tflite
 from bitloop.graph.ir import Add, Conv, Graph, MaxPool, Table
 
 EVERY_CODE = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16, 1)
@@ -125,6 +125,31 @@ def test_constants_equal_litert(
         expected = litert(content, x)
         for bits in (31, 16):
             np.testing.assert_array_equal(golden(path, x, bits=bits), expected)
+
+
+def test_products_that_tie_are_counted(tmp_path: Path) -> None:
+    """Decimal scales: float32 products round to ties, which go to even, up and down by turns. One
+    factor is a table then; of several, a note tells."""
+    path = tmp_path / "net.tflite"
+    x = np.repeat(EVERY_CODE, 6, axis=3)
+    shape = x.shape
+    for factors in ([50, -7, 33, 90, 1, 0], [33]):
+        fixed = T((len(factors),), 0.02, 0, np.array(factors, np.int8))
+        content = write([T(shape, 0.03, 5), fixed, T(shape, 0.03, 1)], [Op("MUL", [0, 1], 2)],
+                        [0], [2])  # fmt: skip
+        path.write_bytes(content)
+        imported = read_tflite(path, 31)
+        (node,) = imported.graph.nodes
+        difference = np.abs(golden(path, x).astype(int) - litert(content, x))
+        if len(factors) == 1:
+            assert isinstance(node, Table) and not imported.notes and not difference.any()
+        else:
+            wrong = (difference > 0).sum((0, 1, 2))
+            assert difference.max() == 1 and 0 < (wrong > 0).sum() < 6 and wrong.max() <= 8
+            assert imported.notes == (
+                f"mul_0: {(wrong > 0).sum()} channels round up to {wrong.max()} of their 256 codes "
+                "otherwise than LiteRT, by one",
+            )
 
 
 @pytest.mark.parametrize("activation", [0, RELU, RELU6])
