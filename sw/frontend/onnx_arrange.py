@@ -17,6 +17,8 @@ from .onnx_values import Activation
 
 LARGEST_PERMUTATION = 2048
 """Values that may change places by a matrix of zeros and ones."""
+LARGEST_VECTOR = 1 << 16
+"""Values that may each have a constant of their own."""
 
 
 def arranged(
@@ -110,21 +112,76 @@ def as_vector(
     return source, cut.transpose(0, *(1 + full.index(letter) for letter in ROW_MAJOR))
 
 
-def channel_values(source: Activation, values: NDArray, what: str) -> NDArray:
+def channel_values(
+    importer: Importer, source: Activation, values: NDArray, what: str
+) -> tuple[Activation, NDArray]:
     """A constant that broadcasts to `source`, as one value or one for each channel of the graph's
-    tensor."""
+    tensor; where it is neither, the tensor as a vector, each value of which is a channel."""
     if values.size == 1:
-        return values.reshape(-1)
+        return source, values.reshape(-1)
     shape = (1,) * (len(source.shape) - values.ndim) + values.shape
+    fits = len(shape) == len(source.shape) and all(
+        size in (1, whole) for size, whole in zip(shape, source.shape, strict=True)
+    )
     axes = [i for i, size in enumerate(shape) if size > 1]
-    if (
-        len(axes) != 1
-        or len(shape) != len(source.shape)
-        or source.axes[axes[0]] != "C"
-        or shape[axes[0]] != source.shape[axes[0]]
-    ):
-        raise Unsupported(f"{what} of shape {values.shape} that is not one value a channel")
-    return values.reshape(-1)
+    if not fits or any("N" in source.axes[i] for i in axes):
+        raise Unsupported(f"{what} of shape {values.shape} for a tensor of shape {source.shape}")
+    if [source.axes[i] for i in axes] == ["C"]:
+        return source, values.reshape(-1)
+    letters = "".join(source.axes).replace("N", "")
+    sizes = source.sizes
+    if math.prod(source.image) > LARGEST_VECTOR:
+        raise Unsupported(
+            f"{what} that is not one value a channel, for {math.prod(source.image)} values; at "
+            f"most {LARGEST_VECTOR}"
+        )
+    inner = [1 if "N" in group else size for group, size in
+             zip(source.axes, source.shape, strict=True)]  # fmt: skip
+    full = letters + "".join(letter for letter in ROW_MAJOR if letter not in letters)
+    wide = np.broadcast_to(values.reshape(shape), inner).reshape([sizes[x] for x in full])
+    vector = (1, 1, math.prod(source.image))
+    flat = moved(importer, source, lambda x: importer.builder.reshape(x, "vector", vector))
+    ordered = wide.transpose([full.index(letter) for letter in ROW_MAJOR]).reshape(-1)
+    return flat.like(image=vector), ordered
+
+
+def restored(importer: Importer, result: Activation, source: Activation) -> Activation:
+    """`result` of a vector that `channel_values` made of `source`, as an image again."""
+    if result.image == source.image:
+        return result
+    made = moved(importer, result, lambda x: importer.builder.reshape(x, "image", source.image))
+    return made.like(image=source.image, axes=source.axes)
+
+
+def picked(
+    importer: Importer, name: str, source: Activation, index: Sequence[Sequence[int]],
+    fill: float = 0.0,
+) -> Activation:  # fmt: skip
+    """The rows, columns and channels of an image that `index` lists, in any order, `fill` for -1:
+    small images, by a matrix of zeros and ones."""
+    rows, columns, channels = (np.asarray(part, np.int64) for part in index)
+    image = (rows.size, columns.size, channels.size)
+    largest = max(math.prod(image), math.prod(source.image))
+    if largest > LARGEST_PERMUTATION:
+        raise Unsupported(
+            f"{largest} values that change places; at most {LARGEST_PERMUTATION} where they "
+            "neither repeat nor follow each other at equal steps"
+        )
+    flat = np.arange(math.prod(source.image)).reshape(source.image)
+    chosen = flat[np.ix_(rows, columns, channels)]
+    for axis, part in enumerate((rows, columns, channels)):
+        chosen[(slice(None),) * axis + (part < 0,)] = -1
+    order = [None if place < 0 else place for place in chosen.reshape(-1).tolist()]
+    builder = importer.builder
+
+    def place(operand: Operand) -> Pending:
+        vector = builder.reshape(operand, "vector", (1, 1, flat.size))
+        return builder.reshape(gathered(vector), name, image)
+
+    def gathered(vector: Operand) -> Pending:
+        return builder.gather(vector, f"{name}_order", order, fill=fill)
+
+    return moved(importer, source, place, image=image)
 
 
 def source_shape(source: Activation, image: Shape) -> Activation:

@@ -25,6 +25,7 @@ from ..errors import BitloopError, FrontendError
 from ..graph.ir import Graph
 from .lowering import GraphBuilder, Quantization, Real, Unsupported
 from .names import unique
+from .onnx_arrange import as_image
 from .onnx_axes import input_axes, result_layout
 from .onnx_constants import fold
 from .onnx_file import OnnxInput, OnnxModel, OnnxNode, is_onnx, printable, read_model
@@ -238,6 +239,13 @@ class _Importer:
     def _result(self, value: Activation) -> str:
         source = value.value
         known = source.real() if isinstance(source, Codes) else pending(value, "result")
+        try:
+            described = result_layout(value.axes, value.shape)
+        except Unsupported:
+            if len(value.shape) not in (3, 4):
+                raise
+            value = as_image(self, value.like(value=known))
+            known, described = pending(value), result_layout(value.axes, value.shape)
         tensor = real(self, value.like(value=known), "result").tensor
-        self.builder.output(tensor, *result_layout(value.axes, value.shape))
+        self.builder.output(tensor, *described)
         return tensor

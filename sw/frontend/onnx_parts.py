@@ -6,8 +6,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from .lowering import Padding, Real, Unsupported
-from .onnx_arrange import arranged
+from .onnx_arrange import arranged, picked
 from .onnx_file import OnnxNode
 from .onnx_operands import (
     SMALL,
@@ -40,6 +42,10 @@ def joined(
     """One after the other along an axis, which becomes the channels."""
     first = sources[0]
     dimensions = len(first.shape)
+    if not any("N" in source.axes[0] for source in sources) and (axis == 0 or first.axes[0]):
+        wide = [s.like(shape=(1, *s.shape), axes=("", *s.axes)) for s in sources]
+        result = joined(importer, node, wide, axis + 1)
+        return result.like(shape=result.shape[1:], axes=result.axes[1:])
     others = [i for i in range(1, dimensions) if i != axis]
     if axis == 0 or len(others) > 2:
         raise Unsupported(f"concatenation along axis {axis} of {dimensions} dimensions")
@@ -94,32 +100,18 @@ def _cut(
     if image == source.image and step == [1, 1, 1]:
         return source.like(shape=tuple(shape), axes=tuple(axes))
     if min(step) < 1:
-        return _backwards(importer, name, source, start, step, image).like(
-            shape=tuple(shape), axes=tuple(axes), image=image
-        )
+        places = [
+            [first + i * every for i in range(count)]
+            for first, every, count in zip(start, step, image, strict=True)
+        ]
+        result = picked(importer, name, source, places)
+        return result.like(shape=tuple(shape), axes=tuple(axes))
     return moved(
         importer, source,
         lambda x: importer.builder.slice(
             x, name, (start[0], start[1], start[2]), (step[0], step[1], step[2]), image
         ),
         shape=tuple(shape), axes=tuple(axes), image=image,
-    )  # fmt: skip
-
-
-def _backwards(
-    importer: Importer, name: str, source: Activation, start: list[int], step: list[int],
-    image: tuple[int, int, int],
-) -> Activation:  # fmt: skip
-    """Channels in another order; rows and columns keep theirs."""
-    if min(step[:2]) < 1:
-        raise Unsupported("a negative step along height or width")
-    channels = [start[2] + i * step[2] for i in range(image[2])]
-    return moved(
-        importer, source,
-        lambda x: importer.builder.gather(
-            x, name, channels, start=(start[0], start[1]), stride=(step[0], step[1]),
-            size=image[:2] if image[:2] != source.image[:2] else None,
-        ),
     )  # fmt: skip
 
 
@@ -183,8 +175,13 @@ def gather(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Act
             importer, source, lambda x: importer.builder.gather(x, name, index), shape=shape,
             image=image,
         )  # fmt: skip
+    elif source.axes[axis] in ("H", "W"):
+        pixels = [list(range(s)) for s in source.image]
+        pixels["HWC".index(source.axes[axis])] = index
+        shape = tuple(len(index) if i == axis else s for i, s in enumerate(source.shape))
+        result = picked(importer, name, source, pixels).like(shape=shape)
     else:
-        raise Unsupported("indices that do not rise by equal steps, not of channels")
+        raise Unsupported("indices of the batch, or of axes made one")
     if chosen.ndim:
         return result
     return result.like(
@@ -200,8 +197,9 @@ def pad(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activa
     given = operand(operands, 2)
     fill = node.attributes.get("value", 0.0) if given is None else (
         float(constant(given, "value").reshape(-1)[0]))  # fmt: skip
-    if node.attributes.get("mode", "constant") != "constant":
-        raise Unsupported(f"mode {node.attributes['mode']!r}; only constant")
+    mode = node.attributes.get("mode", "constant")
+    if mode not in ("constant", "edge", "reflect", "wrap"):
+        raise Unsupported(f"mode {mode!r}")
     chosen = integers(node, operands, 3, "axes")
     axes = (
         list(range(dimensions)) if chosen is None else [axis_index(a, dimensions) for a in chosen]
@@ -220,6 +218,8 @@ def pad(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activa
             around[axis] = (max(before, 0), max(after, 0))
     name = importer.name(node)
     result = _cut(importer, f"{name}_crop", source, cuts) if cuts else source
+    if around and mode != "constant":
+        return _mirrored(importer, name, result, around, mode, 0.0)
     for axis, ends in around.items():
         letter = result.axes[axis] or _letter(result, axis)
         if letter == "C":
@@ -227,7 +227,7 @@ def pad(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activa
         elif letter not in ("H", "W"):
             raise Unsupported("padding of anything but height, width and channels")
         elif fill != 0:
-            raise Unsupported("padding of height and width with anything but zeros")
+            result = _mirrored(importer, name, result, {axis: ends}, mode, fill)
         else:
             result = _zeros_around(importer, name, result, axis, letter, ends)
     return result
@@ -252,6 +252,40 @@ def _more_channels(
         importer, source, lambda x: importer.builder.gather(x, name, channels, fill=fill),
         shape=shape, axes=axes, image=(*source.image[:2], len(channels)),
     )  # fmt: skip
+
+
+def _mirrored(
+    importer: Importer, name: str, source: Activation, around: dict[int, tuple[int, int]],
+    mode: str, fill: float,
+) -> Activation:  # fmt: skip
+    """Around a small image: its own pixels again, or a value."""
+    pixels = [list(range(size)) for size in source.image]
+    shape, axes = list(source.shape), list(source.axes)
+    for axis, ends in around.items():
+        letter = axes[axis] or _letter(source, axis)
+        if letter not in ("H", "W", "C") or mode == "reflect" and max(ends) >= shape[axis]:
+            raise Unsupported(f"padding of axis {axis} by {ends}")
+        place = "HWC".index(letter)
+        pixels[place] = _beyond(pixels[place], ends, mode)
+        shape[axis] += sum(ends)
+        axes[axis] = letter
+    result = picked(importer, name, source, pixels, fill)
+    return result.like(shape=tuple(shape), axes=tuple(axes))
+
+
+def _beyond(pixels: list[int], ends: tuple[int, int], mode: str) -> list[int]:
+    """Which pixel each is, -1 for none of them."""
+    if mode == "constant":
+        return [-1] * ends[0] + pixels + [-1] * ends[1]
+    count = len(pixels)
+    places = np.arange(-ends[0], count + ends[1])
+    if mode == "edge":
+        places = np.clip(places, 0, count - 1)
+    elif mode == "wrap":
+        places = places % count
+    else:
+        places = count - 1 - np.abs(count - 1 - np.abs(places))
+    return [pixels[i] for i in places]
 
 
 def _zeros_around(

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .lowering import Pending, Quantization, Real, Unsupported
-from .onnx_arrange import as_image, channel_values
+from .onnx_arrange import as_image, channel_values, restored
 from .onnx_file import OnnxNode
 from .onnx_functions import FUNCTIONS
 from .onnx_operands import (
@@ -48,6 +50,12 @@ def addition(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> A
     return first.like(value=importer.builder.addition(left, right, importer.name(node)))
 
 
+def total(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
+    if len(operands) == 1:
+        return activation(operands[0])
+    return addition(importer, node, operands)
+
+
 def subtraction(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
     a, b = _two(operands)
     if is_constant(b):
@@ -73,8 +81,7 @@ def multiplication(importer: Importer, node: OnnxNode, operands: Sequence[Value]
         a, b = b, a
     if is_constant(b):
         source = activation(a, "operand")
-        factor = channel_values(source, constant(b, "operand"), "a factor")
-        return scaled_shifted(importer, node, source, factor.astype(np.float64), None)
+        return _scaled(importer, node, source, constant(b, "operand").astype(np.float64))
     first, second = _alike(importer, a, b)
     both = _curves(importer, first, second)
     if both is None:
@@ -89,10 +96,10 @@ def division(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> A
     a, b = _two(operands)
     if is_constant(b):
         source = activation(a, "operand")
-        divisors = channel_values(source, constant(b, "operand"), "a divisor").astype(np.float64)
+        divisors = constant(b, "operand").astype(np.float64)
         if (divisors == 0).any():
             raise Unsupported("division by 0")
-        return scaled_shifted(importer, node, source, 1 / divisors, None)
+        return _scaled(importer, node, source, 1 / divisors)
     if is_constant(a):
         source = activation(b, "operand")
         tensor, values = _curve(importer, source)
@@ -120,13 +127,20 @@ def _shifted(
 ) -> Activation:  # fmt: skip
     """sign * value + constant, or value - constant."""
     source = activation(value, "operand")
-    codes = constant_.codes if isinstance(constant_, Quantized) else constant_
-    channel_values(source, np.asarray(codes), "a sum with a constant")
-    addend = constant_
-    if negative or not isinstance(addend, Quantized):
-        reals = constant(constant_, "operand").astype(np.float64)
-        addend = -reals if negative else reals
-    return scaled_shifted(importer, node, source, np.full(1, sign), addend)
+    reals = constant(constant_, "operand").astype(np.float64)
+    target, values = channel_values(importer, source, -reals if negative else reals, "a constant")
+    addend: Any = values
+    if isinstance(constant_, Quantized) and target is source and not negative:
+        addend = constant_  # a bias that may be in the accumulator's unit
+    result = scaled_shifted(importer, node, target, np.full(1, sign), addend)
+    return restored(importer, result, source)
+
+
+def _scaled(
+    importer: Importer, node: OnnxNode, source: Activation, factors: NDArray[np.float64]
+) -> Activation:
+    target, values = channel_values(importer, source, factors, "a factor")
+    return restored(importer, scaled_shifted(importer, node, target, values, None), source)
 
 
 def _alike(importer: Importer, a: Value, b: Value) -> tuple[Activation, Activation]:
@@ -202,6 +216,8 @@ def power(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Acti
 
 def extreme(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:
     """Min and Max with one constant: a clamp."""
+    if len(operands) == 1:
+        return operands[0]
     a, b = _two(operands)
     if is_constant(a):
         a, b = b, a
@@ -214,6 +230,7 @@ def extreme(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Va
 
 POINTWISE: dict[str, Handler] = {
     "Add": addition,
+    "Sum": total,
     "Sub": subtraction,
     "Mul": multiplication,
     "Div": division,

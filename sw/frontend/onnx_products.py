@@ -26,7 +26,7 @@ from .onnx_operands import (
     real,
     table,
 )
-from .onnx_values import WIDTHS, Activation, Affine, Quantized, fits
+from .onnx_values import WIDE, WIDTHS, Activation, Affine, Quantized, fits
 from .onnx_windows import kernel_of, pair, spatial, window
 
 
@@ -81,9 +81,14 @@ def product(
             joined = parts[0] + parts[1]
         # A real bias keeps ONNX Runtime from its integer kernels, which scale in float32.
         integer = joined is None or joined.dtype.kind == "i"
+        operand, chosen = source, options
+        if made.bits == WIDE:
+            operand, made = _split(importer, source, name, made, options.get("groups", 1))
+            if options.get("operator") == "depthwise":
+                chosen = options | {"operator": "conv"}
         return build(
-            source, name, made, joined, shape=shape,
-            single_precision=integer and made is weight and not transposed, **options,
+            operand, name, made, joined, shape=shape,
+            single_precision=integer and (factor == 1).all() and not transposed, **chosen,
         )  # fmt: skip
 
     affine = Affine(make, channels, np.ones(channels))
@@ -95,12 +100,29 @@ def _scaled(weight: Weight, factor: NDArray[np.float64]) -> Weight:
     codes = weight.codes * np.sign(factor).astype(np.int64).reshape(-1, 1, 1, 1)
     low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
     widths = [bits for bits in WIDTHS if bits >= weight.bits and fits(low, high, bits)]
-    if not widths:
-        raise Unsupported("a negative factor for weights that hold -128")
     if not np.isfinite(factor).all():
         raise Unsupported("a factor that is not finite")
     scales = np.where(factor == 0, weight.scales, weight.scales * np.abs(factor))
-    return Weight(codes, scales, widths[0])
+    return Weight(codes, scales, [*widths, WIDE][0])
+
+
+def _split(
+    importer: Importer, source: Real, name: str, weight: Weight, groups: int
+) -> tuple[Real, Weight]:
+    """Weights that exceed a byte, because their zero-point is not 0, as the sum of several that do
+    not, each for its own copy of the input's channels."""
+    parts: list[NDArray[np.int64]] = []
+    rest = weight.codes
+    while rest.any() or not parts:
+        parts.append(np.clip(rest, -128, 127))
+        rest = rest - parts[-1]
+    channels = importer.builder.tensors[source.tensor].shape[2] // groups
+    order = [
+        group * channels + i for group in range(groups) for _ in parts for i in range(channels)
+    ]
+    copies = importer.builder.gather(source.tensor, f"{name}_copies", order)
+    tensor = copies.finish(importer.builder.quantizations[source.tensor])
+    return Real(tensor, source.padding), Weight(np.concatenate(parts, 3), weight.scales, 8)
 
 
 def constant_weight(value: Value, *dimensions: int) -> Quantized:

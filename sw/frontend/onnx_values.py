@@ -32,6 +32,9 @@ LIMITS = {
 
 WIDTHS = (2, 4, 8)
 
+WIDE = 9
+"""Of weights whose codes less their zero-point exceed a byte."""
+
 
 class Input:
     """A graph input, and what the first quantize or dequantize operator made of it."""
@@ -191,13 +194,8 @@ class Quantized:
             raise Unsupported("weight scales are not along the output channels")
         bits = next((b for b in WIDTHS if fits(self.low, self.high, b)), None)
         low, high = int(self.codes.min(initial=0)), int(self.codes.max(initial=0))
-        if bits is None and fits(low, high, 8):
-            bits = 8
         if bits is None:
-            raise Unsupported(
-                f"weight codes less their zero-point are {low}..{high}; they must fit 8 bits: "
-                "quantize weights symmetrically (zero-point 0)"
-            )
+            bits = 8 if fits(low, high, 8) else WIDE
         if bits == 8:  # a type as wide as a byte says little: take what the codes need
             bits = next(b for b in WIDTHS if fits(low, high, b))
         scales = np.broadcast_to(self.scales, self.codes.shape[0]).astype(np.float64)

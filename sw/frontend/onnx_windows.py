@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .lowering import Padding, Real, Shape, Unsupported, Weight, counted_taps
-from .onnx_arrange import as_image, source_shape
+from .onnx_arrange import as_image, picked, source_shape
+from .onnx_axes import ROW_MAJOR
 from .onnx_file import OnnxNode
 from .onnx_operands import (
     Handler,
@@ -104,6 +105,15 @@ def max_pool(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> A
     padding = _reach(size, (rows, columns), kernel, stride, dilation, padding)
     shape = (rows, columns, source.image[2])
     result_shape = source_shape(source, shape)
+    if kernel == (1, 1):
+        if any(padding[:2]):
+            raise Unsupported("padding around a window of one pixel")
+        name, step = importer.name(node), (*stride, 1)
+        return moved(
+            importer, source,
+            lambda x: importer.builder.slice(x, name, (0, 0, 0), step, shape),
+            shape=result_shape.shape, axes=result_shape.axes, image=shape,
+        )  # fmt: skip
     codes = source.value if isinstance(source.value, Codes) else None
     before = codes.real() if codes else pending(source)
     if isinstance(before, Real):
@@ -169,6 +179,7 @@ def averaged(importer: Importer, node: OnnxNode, source: Activation, kernel: Pai
 
 
 def mean(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activation:
+    """ReduceMean and ReduceSum over any axes but the batch."""
     source = activation(operands[0])
     axes = integers(node, operands, 1, "axes")
     dimensions = len(source.shape)
@@ -176,15 +187,22 @@ def mean(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Activ
         axes = [] if node.attributes.get("noop_with_empty_axes") else list(range(dimensions))
     reduced = {axis_index(a, dimensions) for a in axes}
     letters = "".join(source.axes[a] for a in reduced)
-    if not set(letters) <= {"H", "W"}:
-        raise Unsupported("mean over anything but height and width")
-    kernel = (source.image[0] if "H" in letters else 1, source.image[1] if "W" in letters else 1)
+    if "N" in letters:
+        raise Unsupported("a mean or sum over the batch")
+    height, width, channels = source.image
+    kernel = (height if "H" in letters else 1, width if "W" in letters else 1)
+    depth = 1 if "C" in letters else channels
+    count = math.prod(kernel) * (channels // depth)
+    divisor = 1 if node.operator == "ReduceSum" else count
     tensor = real(importer, source)
-    shape = (source.image[0] // kernel[0], source.image[1] // kernel[1], source.image[2])
-    result = importer.builder.average(
-        tensor.tensor, importer.name(node), shape=shape, kernel=kernel,
-        divisor=kernel[0] * kernel[1],
-    )  # fmt: skip
+    shape = (height // kernel[0], width // kernel[1], depth)
+    if depth == channels:
+        result = importer.builder.average(
+            tensor.tensor, importer.name(node), shape=shape, kernel=kernel, divisor=divisor
+        )
+    else:
+        ones = Weight(np.ones((1, *kernel, channels), np.int64), np.full(1, 1 / divisor), 2)
+        result = importer.builder.convolution(tensor, importer.name(node), ones, None, shape=shape)
     kept = [i for i in range(dimensions) if node.attributes.get("keepdims", 1) or i not in reduced]
     return Activation(
         result,
@@ -206,6 +224,8 @@ def resize(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Act
     )
     wanted, scales = _resized(node, operands, [source.shape[a] for a in axes])
     factors, starts, steps = {}, {}, {}
+    pixels = {letter: list(range(size)) for letter, size in source.sizes.items()}
+    irregular = False
     for axis, size, scale in zip(axes, wanted, scales, strict=True):
         before = source.shape[axis]
         if size == before and scale == 1:
@@ -222,11 +242,12 @@ def resize(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Act
         elif size >= 1 and (rate > 0).all() and len(set(rate.tolist())) <= 1:
             starts[letter], steps[letter] = int(index[0]), int(rate[0]) if size > 1 else 1
         else:
-            raise Unsupported(
-                f"resizing {before} to {size} by pixels {index[:8].tolist()}...: neither each "
-                "repeated as often nor every so many"
-            )
+            irregular = True
+        pixels[letter] = index.tolist()
     sizes = dict(zip(axes, wanted, strict=True))
+    if irregular:
+        result = picked(importer, importer.name(node), source, [pixels[x] for x in ROW_MAJOR])
+        return _resized_axes(source, result, sizes)
     return _sampled_image(importer, node, source, factors, starts, steps, sizes)
 
 
@@ -325,11 +346,16 @@ def _sampled_image(
             importer, result, lambda x: importer.builder.upsample_nearest(x, name, factor)
         )
         sizes = {"H": sizes["H"] * factor[0], "W": sizes["W"] * factor[1]}
+    return _resized_axes(source, result.like(image=(sizes["H"], sizes["W"], channels)), wanted)
+
+
+def _resized_axes(source: Activation, result: Activation, wanted: dict[int, int]) -> Activation:
+    """`result` with the shape and the axes that `source` has with other sizes."""
+    shape = tuple(wanted.get(i, size) for i, size in enumerate(source.shape))
     axes = list(source.axes)
     for i in wanted:
         axes[i] = (source.axes[i] or _free_letter(source, i)) if shape[i] > 1 else ""
-    image = (sizes["H"], sizes["W"], channels)
-    return result.like(shape=shape, axes=tuple(axes), image=image)
+    return result.like(shape=shape, axes=tuple(axes))
 
 
 WINDOWS: dict[str, Handler] = {
@@ -338,6 +364,7 @@ WINDOWS: dict[str, Handler] = {
     "AveragePool": average_pool,
     "GlobalAveragePool": average_pool,
     "ReduceMean": mean,
+    "ReduceSum": mean,
     "Resize": resize,
     "Upsample": resize,
 }

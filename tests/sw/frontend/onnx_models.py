@@ -8,6 +8,7 @@ is no reference then.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,20 @@ def real_result(graph: Graph, node: Node, operands: list[NDArray]) -> NDArray[np
         windows = np.lib.stride_tricks.sliding_window_view(reals[0], node.kernel, (1, 2))
         value = windows[:, :: node.stride[0], :: node.stride[1]].mean((4, 5))
     return value / target.scale + target.zero_point
+
+
+def layers(
+    path: Path, graph: Graph, x: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], Node]]:
+    """(found, expected, node) of every node on ONNX Runtime's own codes."""
+    names = code_names(path, graph)
+    results = run(path, x, set(names.values()))
+    source = graph.inputs[0]
+    values = {source: encode(graph.tensors[source], x)}
+    for node in graph.nodes:
+        values[node.output] = unsigned(results[names[node.output]], graph.tensors[node.output])
+        found = run_node(graph, node, [values[name] for name in node.inputs])
+        yield found, values[node.output], node
 
 
 def compare(path: Path, graph: Graph, x: NDArray[np.float32]) -> dict[str, int]:

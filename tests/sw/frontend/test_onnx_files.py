@@ -68,16 +68,6 @@ def refused(m: Model, tmp_path: Path, output: str, match: str) -> None:
         import_onnx(path)
 
 
-def test_refuses_weights_that_are_not_symmetric(tmp_path: Path) -> None:
-    m = Model()
-    x = m.fake("x", 0.02, np.uint8(128))
-    codes = m.constant("w", np.array([0, 255, 7], np.uint8).reshape(1, 3, 1, 1))
-    parameters = [m.constant("ws", np.float32(0.1)), m.constant("wz", np.uint8(100))]
-    weight = m.node("DequantizeLinear", [codes, *parameters], "weight")
-    y = m.fake(m.node("Conv", [x, weight], "conv"), 1.0, np.uint8(0))
-    refused(m, tmp_path, y, r"conv \(Conv\): weight codes .* -100..155; .*zero-point 0")
-
-
 def test_refuses_activations_with_a_scale_a_channel(tmp_path: Path) -> None:
     m = Model()
     scales = m.constant("s", np.ones(3, np.float32)), m.constant("z", np.zeros(3, np.uint8))
