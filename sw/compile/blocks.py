@@ -24,11 +24,3 @@ def block_count(rows: int, overlap: int) -> int:
     """Blocks of `rows` output rows where loading and computing could overlap for `overlap` cycles:
     of these, one block's share is lost at the start, and each block costs its overhead."""
     return max(1, min(isqrt(overlap // BLOCK_OVERHEAD), rows, MAX_BLOCKS))
-
-
-def buffered_blocks(rows: int, extent: int, stride: int) -> int:
-    """Blocks of `rows` output rows whose input rows pass through buffers. The `extent` - `stride`
-    rows that blocks share are loaded for both, and the first block's share is lost at the start:
-    the sum is least where a block moves on by the square root of their product with all rows."""
-    step = isqrt(max(1, extent - stride) * rows * stride)
-    return max(2, ceil(rows * stride / max(step, stride)))

@@ -3,30 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import groupby
-from math import prod
 
 import numpy as np
 
 from bitloop.binary import ALIGNMENT, Binary, LayerInfo, Port, Span
 from bitloop.binary import Placement as PlacementInfo
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import LINE_BYTES, STEP, STEP_BITS, EncodingError
+from bitloop.hw.isa import LINE_BYTES
 
-from ..errors import CompileError
-from ..graph.ir import Graph, TensorSpec
+from ..graph.ir import Graph
 from ..graph.validate import validate
-from .instruct import Compiled
-from .layer import Layer, Network
+from .compiled import compile_layer
+from .homes import port_offsets
+from .layer import Kind, Network
 from .lower import lower
-from .pack import pack_parameters, pack_weights
+from .passes import cut_layers
 from .place import Placement, place
-from .plan import Plan
-from .prove import constants
 from .schedule import schedule
 from .sections import Sections
-from .steps import compress
 
 
 def compile_graph(graph: Graph, config: CoreConfig) -> Binary:
@@ -36,39 +31,37 @@ def compile_graph(graph: Graph, config: CoreConfig) -> Binary:
     value where it does not fit the core or an accumulator could overflow.
     """
     validate(graph)
-    network = lower(graph, config)
-    placement = place(network, config)
+    network, cuts = cut_layers(lower(graph, config), config)
+    placement = place(network, config, cuts)
     items = [
-        _compile_layer(network, layer, plan, placement, config)
-        for layer, plan in zip(network.layers, placement.plans, strict=True)
+        compile_layer(network, index, placement, cuts, config)
+        for index in range(len(network.layers))
     ]
-    inputs, input_bytes = _ports(network.tensors[name] for name in network.inputs)
-    outputs, output_bytes = _ports(network.tensors[name] for name in network.outputs)
-    offsets = {port.spec.name: port.offset for port in (*inputs, *outputs)}
     sections = Sections()
-    setup, inference = schedule(network, items, placement, offsets, sections, config)
+    setup, inference = schedule(network, items, placement, sections, config)
 
     arrays = {name: sections.array(name) for name in ("steps", "weights", "parameters")}
     bases = {"instructions": 0}
-    setup_bytes = len(setup.encode(dict.fromkeys(arrays, 0)))
-    start = _align(setup_bytes)
-    position = start + len(inference.encode(dict.fromkeys(arrays, 0)))
+    start = _align(setup.size)
+    position = start + inference.size
     for name, array in arrays.items():
         bases[name] = _align(position)
         position = bases[name] + array.size
     code = setup.encode(bases).ljust(start, b"\0") + inference.encode(bases)
+    inputs, input_bytes = _ports(network, network.inputs)
+    outputs, output_bytes = _ports(network, network.outputs)
     return Binary(
         name=graph.name,
         config=config,
         inputs=inputs,
         outputs=outputs,
         layers=_infos(network),
-        placements=_placements(placement),
-        setup=Span(0, setup_bytes // LINE_BYTES),
+        placements=_placements(network, placement),
+        setup=Span(0, setup.size // LINE_BYTES),
         inference=Span(start, (len(code) - start) // LINE_BYTES),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
-        scratch_bytes=0,
+        scratch_bytes=placement.homes.scratch_bytes,
         offsets=bases,
         instructions=np.frombuffer(code, np.uint8),
         **arrays,
@@ -79,53 +72,36 @@ def _align(position: int) -> int:
     return -(-position // ALIGNMENT) * ALIGNMENT
 
 
-def _compile_layer(
-    network: Network, layer: Layer, plan: Plan, placement: Placement, config: CoreConfig
-) -> Compiled:
-    prologue, body = compress(plan.prologue), compress(plan.body)
-    try:
-        raw = b"".join(STEP.encode(entry) for entry in (*prologue, *body))
-    except EncodingError as error:
-        raise CompileError(
-            f"layer {layer.name}: {error}; its kernel reaches too far for a step entry"
-        ) from None
-    tensors, residual = placement.tensors, layer.residual
-    return Compiled(
-        layer=layer,
-        plan=plan,
-        shape=network.tensors[layer.target].shape,
-        source=tensors[layer.source],
-        target=tensors[layer.target],
-        residual=tensors[residual.tensor] if residual else None,
-        entries=np.frombuffer(raw, np.uint8).reshape(-1, STEP_BITS // 8),
-        prologue_count=len(prologue),
-        weights=pack_weights(layer, plan, config),
-        parameters=pack_parameters(layer, constants(layer, config), config),
-    )
-
-
-def _ports(specs: Iterable[TensorSpec]) -> tuple[tuple[Port, ...], int]:
+def _ports(network: Network, names: tuple[str, ...]) -> tuple[tuple[Port, ...], int]:
     """Inputs or outputs one after the other in their window, and its size in bytes."""
-    ports: list[Port] = []
-    position = 0
-    for spec in specs:
-        ports.append(Port(spec, position))
-        position = _align(position + prod(spec.shape))
-    return tuple(ports), position
+    specs = [network.tensors[name] for name in names]
+    offsets, size = port_offsets(specs)
+    return tuple(Port(spec, offsets[spec.name]) for spec in specs), size
 
 
 def _infos(network: Network) -> tuple[LayerInfo, ...]:
-    """What is reported, parts of a layer together."""
+    """What is reported: parts of a layer together, copies as part of what follows."""
     infos = []
-    for title, group in groupby(network.layers, lambda layer: layer.title):
+    computed = (layer for layer in network.layers if layer.kind is not Kind.COPY)
+    for title, group in groupby(computed, lambda layer: layer.title):
         parts = list(group)
         infos.append(LayerInfo(title, parts[0].op, parts[0].bits, sum(y.macs for y in parts)))
     return tuple(infos)
 
 
-def _placements(placement: Placement) -> tuple[PlacementInfo, ...]:
-    infos = (
+def _placements(network: Network, placement: Placement) -> tuple[PlacementInfo, ...]:
+    """Tensors on the chip, and the buffers that others pass through."""
+    infos = [
         PlacementInfo(name, p.base, p.layout.row_step, p.layout.words, p.first, p.last)
         for name, p in placement.tensors.items()
-    )
+    ]
+    for index, tiling in placement.tilings.items():
+        layer = network.layers[index]
+        names = (layer.source, layer.residual.tensor if layer.residual else "", layer.target)
+        for name, operand in zip(names, tiling.operands, strict=True):
+            if operand is None:
+                continue
+            base = min(operand.bases)
+            words = max(operand.bases) + operand.words - base
+            infos.append(PlacementInfo(name, base, operand.layout.row_step, words, index, index))
     return tuple(sorted(infos, key=lambda info: (info.first_layer, info.base)))

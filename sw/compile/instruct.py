@@ -1,23 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instruct: fields of COMPUTE, LOAD_ACTIVATIONS and STORE_ACTIVATIONS, and the words they touch."""
+"""Instruct: fields of COMPUTE, and the words it touches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import ADDRESS_BITS, Mode, Window
+from bitloop.hw.isa import Mode
 
-from ..graph.ir import TensorSpec
-from .layer import Layer
-from .place import Placed
+from .layer import Kind, Layer
+from .layout import Layout
+from .passes import SUM_WORDS
 from .plan import Plan
 from .program import Words
+from .region import ADDRESS_MASK, Placed, Region
+from .tiles import Tiling, input_range
 
-ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One pass of a layer: all of it, or the part with some of the taps and channels."""
+
+    layer: Layer
+    """With the kernel, padding and weights of the pass."""
+    plan: Plan
+    words: range
+    """Of each pixel of the input, that the pass reads."""
+    seeded: bool
+    """Goes on from sums that are there."""
+    final: bool
+    """Makes the outputs; the others write sums."""
+    entries: NDArray[np.uint8]
+    """(step entries, bytes), the prologue's first."""
+    prologue_count: int
+    weights: NDArray[np.uint8]
+    """(groups, or 1 if shared, or 0; rows a group; bytes)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,87 +45,121 @@ class Compiled:
     """A layer with everything its instructions need."""
 
     layer: Layer
-    plan: Plan
     shape: tuple[int, int, int]
     """Of its output."""
-    source: Placed
-    target: Placed
+    source_shape: tuple[int, int, int]
+    source: Placed | None
+    target: Placed | None
     residual: Placed | None
-    entries: NDArray[np.uint8]
-    """(step entries, bytes), the prologue's first."""
-    prologue_count: int
-    weights: NDArray[np.uint8]
-    """(groups, or 1 if shared, or 0; rows a group; bytes)"""
+    """None: external."""
+    tiling: Tiling | None
+    """None: computed whole, everything on the chip."""
+    parts: tuple[Part, ...]
     parameters: NDArray[np.uint8]
     """(groups, bytes)"""
 
     @property
     def groups(self) -> int:
+        """Output groups."""
         return self.parameters.shape[0]
+
+    def reads(self, rows: range, columns: range, words: range, part: int) -> Region:
+        """What of the source the output's `rows` and `columns` depend on in one pass; `words`: of
+        the output."""
+        made = self.parts[part].layer
+        dense = self.layer.kind is Kind.DENSE
+        return Region(
+            input_range(made, 0, rows, self.source_shape[0]),
+            input_range(made, 1, columns, self.source_shape[1]),
+            self.parts[part].words if dense else words,
+        )
 
 
 @dataclass(frozen=True)
 class Block:
-    """The part of a layer one COMPUTE makes, and where its data lies."""
+    """What one COMPUTE makes, and where its data lies."""
 
     groups: range
     rows: range
+    columns: range
+    part: int
     source: Placed
-    """The input, or where it would lie whole for the buffer that holds this block's rows."""
+    target: Placed
+    residual: Placed | None
+    """The tensors, or where they would lie whole for the buffers that hold what is needed."""
+    sums: Placed | None
+    """Partial sums: a tensor of four words for each output word."""
     step_base: int
     weight_base: int
     parameter_base: int
     mark: bool = False
 
 
+def output_words(groups: range, config: CoreConfig) -> range:
+    """Words of a pixel that output groups fill."""
+    gpw = config.groups_per_word
+    return range(groups.start // gpw, -(-groups.stop // gpw))
+
+
+def sum_words(words: range) -> range:
+    """Words of the partial sums of output words."""
+    return range(SUM_WORDS * words.start, SUM_WORDS * words.stop)
+
+
 def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str, int]:
     """Fields of the COMPUTE that makes `block`."""
-    layer, plan, layout = item.layer, item.plan, item.source.layout
+    part = item.parts[block.part]
+    layer, plan, layout = part.layer, part.plan, block.source.layout
     first_word = block.groups.start // config.groups_per_word
-    top, left = layer.padding[:2]
-    row = block.rows.start * layer.stride[0] - top
-    base = block.source.base + row * layout.row_step - left * layout.pixel_step
+    row = block.rows.start * layer.stride[0] - layer.padding[0]
+    column = block.columns.start * layer.stride[1] - layer.padding[1]
+    word = part.words.start
     if plan.mode in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM):
-        base += first_word
-    output = item.target.layout
+        word = first_word
+    target, at = block.target, first_word
+    if not part.final:
+        assert block.sums is not None
+        target, at = block.sums, SUM_WORDS * first_word
+    top, left = block.rows.start, block.columns.start
     fields = {
         "mark": int(block.mark),
         "mode": plan.mode,
-        "half_even": int(layer.requant.half_even),
-        "output_parity": layer.output_parity,
+        "half_even": int(layer.requant.half_even) if part.final else 0,
+        "output_parity": layer.output_parity if part.final else 0,
+        "wrap": int(not part.final),
+        "seeded": int(part.seeded),
         "step_base": block.step_base,
-        "prologue_count": item.prologue_count,
-        "step_count": len(item.entries) - item.prologue_count,
+        "prologue_count": part.prologue_count,
+        "step_count": len(part.entries) - part.prologue_count,
         "weight_base": block.weight_base,
-        "weight_group_step": 0 if layer.shared else item.weights.shape[1],
+        "weight_group_step": 0 if layer.shared else part.weights.shape[1],
         "parameter_base": block.parameter_base,
-        "input_base": base & ADDRESS_MASK,
+        "input_base": block.source.address(row, column, word) & ADDRESS_MASK,
         "input_row_step": layer.stride[0] * layout.row_step & ADDRESS_MASK,
         "input_pixel_step": layer.stride[1] * layout.pixel_step & ADDRESS_MASK,
         "input_height": layout.height,
         "input_width": layout.width,
-        "origin_y": plan.origin[0] + block.rows.start * plan.stride[0],
-        "origin_x": plan.origin[1],
+        "origin_y": plan.origin[0] + top * plan.stride[0],
+        "origin_x": plan.origin[1] + left * plan.stride[1],
         "stride_y": plan.stride[0],
         "stride_x": plan.stride[1],
         "padding": layer.padding_code,
-        "output_base": item.target.base + block.rows.start * output.row_step + first_word,
-        "output_row_step": output.row_step & ADDRESS_MASK,
-        "output_pixel_step": output.pixel_step,
+        "output_base": target.address(top, left, at) & ADDRESS_MASK,
+        "output_row_step": target.layout.row_step & ADDRESS_MASK,
+        "output_pixel_step": target.layout.pixel_step & ADDRESS_MASK,
         "output_height": len(block.rows),
-        "output_width": item.shape[1],
+        "output_width": len(block.columns),
         "groups": len(block.groups),
-        "low": layer.requant.low,
-        "high": layer.requant.high,
+        "low": layer.requant.low if part.final else 0,
+        "high": layer.requant.high if part.final else 255,
     }
-    if item.residual is not None and layer.residual is not None:
-        second, lies = layer.residual, item.residual.layout
-        start = item.residual.base + block.rows.start * lies.row_step + first_word
-        fields |= {
+    if part.seeded:
+        assert block.sums is not None
+        fields |= _second(block.sums, top, left, SUM_WORDS * first_word)
+    if block.residual is not None and layer.residual is not None:
+        second = layer.residual
+        fields |= _second(block.residual, top, left, first_word) | {
             "residual": 1,
-            "residual_base": start,
-            "residual_row_step": lies.row_step & ADDRESS_MASK,
-            "residual_pixel_step": lies.pixel_step,
             "add_output_multiplier": second.output_multiplier,
             "add_residual_multiplier": second.residual_multiplier,
             "add_constant": second.constant,
@@ -114,6 +168,15 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
             "add_high": second.high,
         }
     return _transpose(fields) if plan.transposed else fields
+
+
+def _second(placed: Placed, row: int, column: int, word: int) -> dict[str, int]:
+    """Where what is read once a pixel lies."""
+    return {
+        "residual_base": placed.address(row, column, word) & ADDRESS_MASK,
+        "residual_row_step": placed.layout.row_step & ADDRESS_MASK,
+        "residual_pixel_step": placed.layout.pixel_step & ADDRESS_MASK,
+    }
 
 
 def _transpose(fields: dict[str, int]) -> dict[str, int]:
@@ -134,68 +197,42 @@ def _transpose(fields: dict[str, int]) -> dict[str, int]:
     return swapped
 
 
-def compute_reads(item: Compiled, block: Block, config: CoreConfig) -> list[Words]:
-    """Words the COMPUTE of `block` reads."""
-    rows = input_rows(item.layer, block.rows, item.source.layout.height)
-    count = len(block.groups) * config.parameter_words_per_group
+def words_of(placed: Placed, region: Region) -> Words:
+    """Activation words of a region, with what lies between."""
+    return Words("activations", *placed.span(region))
+
+
+def compute_touches(
+    item: Compiled, block: Block, config: CoreConfig
+) -> tuple[list[Words], list[Words]]:
+    """Words that the COMPUTE of `block` reads, and those it writes."""
+    part = item.parts[block.part]
+    outputs = 1 if part.final else SUM_WORDS
+    count = outputs * len(block.groups) * config.parameter_words_per_group
+    words = output_words(block.groups, config)
+    region = item.reads(block.rows, block.columns, words, block.part)
+    if block.source.layout.fold:
+        region = replace(region, columns=range(block.source.layout.width))
+    made = Region(block.rows, block.columns, words)
+    sums = Region(block.rows, block.columns, sum_words(words))
     reads = [
-        tensor_words(block.source, rows),
-        Words("steps", block.step_base, len(item.entries)),
+        words_of(block.source, region),
+        Words("steps", block.step_base, len(part.entries)),
         Words("parameters", block.parameter_base, count),
     ]
-    if item.weights.size:
-        count = item.weights.shape[1] * (1 if item.layer.shared else len(block.groups))
+    if part.weights.size:
+        count = part.weights.shape[1] * (1 if item.layer.shared else len(block.groups))
         reads.append(Words("weights", block.weight_base, count))
-    if item.residual is not None:
-        reads.append(tensor_words(item.residual, block.rows))
-    return reads
+    if block.residual is not None:
+        reads.append(words_of(block.residual, made))
+    if part.seeded and block.sums is not None:
+        reads.append(words_of(block.sums, sums))
+    if part.final or block.sums is None:
+        return reads, [words_of(block.target, made)]
+    return reads, [words_of(block.sums, sums)]
 
 
-def input_rows(layer: Layer, rows: range, height: int) -> range:
-    """Input rows that output rows `rows` depend on."""
-    start = rows.start * layer.stride[0] - layer.padding[0]
-    extent = layer.dilation[0] * (layer.kernel[0] - 1) + 1
-    stop = (rows.stop - 1) * layer.stride[0] - layer.padding[0] + extent
-    start, stop = max(0, start), min(height, stop)
-    return range(start, max(start, stop))
-
-
-def tensor_words(placed: Placed, rows: range) -> Words:
-    """Words of some rows of a tensor."""
-    layout = placed.layout
-    if not rows:
-        return Words("activations", placed.base, 0)
-    count = (len(rows) - 1) * layout.row_step
-    count += (layout.width - 1) * layout.pixel_step + layout.pixel_words
-    return Words("activations", placed.base + rows.start * layout.row_step, count)
-
-
-def load_fields(spec: TensorSpec, placed: Placed, rows: range, offset: int) -> dict[str, int]:
-    """Fields of the load of some rows of the graph input that starts at byte `offset`."""
-    layout = placed.layout
-    return _pixels(spec, placed, rows, offset) | {
-        "window": Window.INPUT,
-        "fold": layout.fold,
-        "fold_extra": layout.fold_extra,
-        "fill": spec.zero_point if layout.fold else 0,
-    }
-
-
-def store_fields(spec: TensorSpec, placed: Placed, offset: int) -> dict[str, int]:
-    """Fields of the store of a graph output to byte `offset`."""
-    return _pixels(spec, placed, range(spec.shape[0]), offset) | {"window": Window.OUTPUT}
-
-
-def _pixels(spec: TensorSpec, placed: Placed, rows: range, offset: int) -> dict[str, int]:
-    _, width, channels = spec.shape
-    return {
-        "offset": offset + rows.start * width * channels,
-        "segments": 1,
-        "segment_bytes": len(rows) * width * channels,
-        "destination": placed.base + rows.start * placed.layout.row_step,
-        "row_step": placed.layout.row_step & ADDRESS_MASK,
-        "height": len(rows),
-        "width": width,
-        "channels": channels,
-        "signed_codes": int(spec.source_dtype == "int8"),
-    }
+def sums_layout(shape: tuple[int, int, int], columns: int, words: int, lanes: int) -> Layout:
+    """Of the partial sums of tiles of `columns` columns, `words` output words a pixel at a time."""
+    pixel = SUM_WORDS * words
+    return Layout(shape[0], shape[1], pixel * lanes, pixel, pixel, columns * pixel)

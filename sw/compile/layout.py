@@ -24,19 +24,12 @@ class Layout:
     """Pixels in a word; 0 = not folded."""
     fold_extra: int = 0
     """Folded words beyond the last pixel of a row."""
-    buffer_rows: int = 0
-    """Rows of each of two buffers that a graph input passes through; 0 = held whole."""
-
-    @property
-    def buffer_words(self) -> int:
-        """Size of a buffer, or of the whole; the last row's gap needs no words."""
-        rows = self.buffer_rows or self.height
-        return (rows - 1) * self.row_step + (self.width - 1) * self.pixel_step + self.pixel_words
 
     @property
     def words(self) -> int:
-        """Size of what is held."""
-        return self.buffer_words * (2 if self.buffer_rows else 1)
+        """Size of the whole; the last row's gap needs no words."""
+        row = (self.width - 1) * self.pixel_step + self.pixel_words
+        return (self.height - 1) * self.row_step + row
 
 
 def layouts(shape: tuple[int, int, int], lanes: int, gaps: bool = False) -> list[Layout]:

@@ -11,6 +11,8 @@ import numpy as np
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import (
     ADDRESS_BITS,
+    FORMATS,
+    LINE_BYTES,
     MAX_QUEUE_INSTRUCTIONS,
     QUEUE_OF,
     EncodingError,
@@ -21,10 +23,14 @@ from bitloop.hw.isa import (
 
 from ..errors import CompileError
 
+EXTERNAL_BYTES = 64
+"""Granularity at which accesses to external memory are told apart."""
+
 
 @dataclass(frozen=True)
 class Words:
-    """`count` words from `start` of one RAM: `activations`, `weights`, `parameters`, `steps`."""
+    """`count` words from `start` of one RAM: `activations`, `weights`, `parameters`, `steps`; or
+    of external memory that the program writes, `external`, in units of `EXTERNAL_BYTES`."""
 
     memory: str
     start: int
@@ -51,6 +57,8 @@ class Program:
     written."""
 
     config: CoreConfig
+    external_words: int = 0
+    """Size of the external memory that the program writes."""
     instructions: list[Instruction] = field(default_factory=list)
     counts: dict[Queue, int] = field(default_factory=lambda: dict.fromkeys(Queue, 0))
 
@@ -60,6 +68,7 @@ class Program:
             "weights": self.config.weight_rows,
             "parameters": self.config.parameter_words,
             "steps": self.config.step_entries,
+            "external": self.external_words,
         }
         shape = len(Queue)
         self._reads = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
@@ -90,13 +99,18 @@ class Program:
         if self.counts[queue] > MAX_QUEUE_INSTRUCTIONS:
             raise CompileError(
                 f"the program needs more than {MAX_QUEUE_INSTRUCTIONS} {queue.name} instructions; "
-                "use a larger preset"
+                "use a larger preset or smaller images"
             )
         for table, wordss in ((self._reads, reads), (self._writes, writes)):
             for words in wordss:
                 table[words.memory][queue, words.cells] = self.counts[queue]
         wait = {f"wait_{q.name.lower()}": int(waits[q]) for q in Queue}
         self.instructions.append(Instruction(opcode, {**fields, **wait}, section))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded program."""
+        return sum(FORMATS[y.opcode].bits // 8 for y in self.instructions) + LINE_BYTES
 
     def encode(self, offsets: dict[str, int]) -> bytes:
         """The program's lines, HALT last; raises `CompileError` for a value the instruction set

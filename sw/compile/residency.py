@@ -24,6 +24,8 @@ class Demand:
     """Cycles to load a unit."""
     use_cycles: int
     """Cycles of computation that use a unit, during which the next may load."""
+    sweeps: int = 1
+    """How often the units are used one after the other, each loaded again unless all stay."""
 
     @property
     def words(self) -> int:
@@ -59,6 +61,7 @@ def divide(demands: Sequence[Demand], capacity: int, memory: str) -> Residency:
         return _resident(demands, [d.units for d in demands], 0)
     pieces = {min(d.granule, d.units) * d.size for d in demands if d.units}
     sizes = {n * size for size in pieces for n in (1, 2, 4) if n * size <= capacity}
+    sizes |= {d.words for d in demands if d.sweeps > 1 and d.words <= capacity}
     best: tuple[float, int, list[int]] | None = None
     for ring in sorted(sizes):
         counts = _fill(demands, capacity - ring)
@@ -107,7 +110,8 @@ def _exposed(demands: Sequence[Demand], counts: Sequence[int], ring: int) -> flo
         if piece > ring:
             return None
         overlap = demand.use_cycles if 2 * piece <= ring else 0
-        total += streamed * (max(0, demand.load_cycles - overlap) + 0.05 * demand.load_cycles)
+        exposed = streamed * (max(0, demand.load_cycles - overlap) + 0.05 * demand.load_cycles)
+        total += exposed * (1 if streamed * demand.size <= ring else demand.sweeps)
     return total
 
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,19 +16,27 @@ class Sections:
     """Collects `steps`, `weights` and `parameters`; equal pieces are kept once."""
 
     def __init__(self) -> None:
-        self._data = {name: bytearray() for name in ("steps", "weights", "parameters")}
+        self._parts: dict[str, list[NDArray[np.uint8]]] = {
+            name: [] for name in ("steps", "weights", "parameters")
+        }
+        self._sizes = dict.fromkeys(self._parts, 0)
         self._known: dict[tuple[str, bytes], int] = {}
 
-    def add(self, name: str, raw: bytes) -> int:
-        """Byte offset of `raw` in the section, aligned."""
-        key = (name, raw)
+    def add(self, name: str, parts: Sequence[NDArray[np.uint8]]) -> int:
+        """Byte offset of the parts, one after the other, in the section; aligned. They are not
+        copied."""
+        digest = hashlib.blake2b(digest_size=32)
+        whole = [np.ascontiguousarray(part).reshape(-1) for part in parts]
+        for part in whole:
+            digest.update(part.data)
+        key = (name, digest.digest())
         if key not in self._known:
-            data = self._data[name]
-            data += bytes(-len(data) % ALIGNMENT)
-            self._known[key] = len(data)
-            data += raw
+            gap = -self._sizes[name] % ALIGNMENT
+            self._known[key] = self._sizes[name] + gap
+            self._parts[name] += [np.zeros(gap, np.uint8), *whole]
+            self._sizes[name] += gap + sum(part.size for part in whole)
         return self._known[key]
 
     def array(self, name: str) -> NDArray[np.uint8]:
         """A section's bytes."""
-        return np.frombuffer(bytes(self._data[name]), np.uint8)
+        return np.concatenate([np.zeros(0, np.uint8), *self._parts[name]])

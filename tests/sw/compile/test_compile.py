@@ -12,6 +12,7 @@ from bitloop.graph.execute import execute
 from bitloop.hw.config import PRESETS, preset
 from bitloop.hw.isa import Opcode
 from bitloop.sim.random_graphs import KINDS, WEIGHT_BITS, random_graph, random_inputs
+from bitloop.sim.random_nodes import Builder
 
 
 def check(graph, config, seed=0):
@@ -91,20 +92,23 @@ def test_first_layer_starts_on_the_first_rows():
     assert opcodes.index(Opcode.COMPUTE) <= 3
 
 
-def _single_conv(height, width, channels, outputs, stride=1):
+def _single_conv(height, width, channels, outputs, stride=1, kernel=3):
     from bitloop.graph.ir import Conv, Graph, Requantization, TensorSpec
 
     rng = np.random.default_rng(0)
     requant = Requantization(
         np.full(outputs, 1 << 15), np.full(outputs, 1 << 29), np.full(outputs, 24)
     )
+    weights = rng.integers(-128, 128, (outputs, kernel, kernel, channels), np.int8)
     node = Conv(
-        "conv", ("x",), "y", weights=rng.integers(-128, 128, (outputs, 3, 3, channels), np.int8),
-        bits=8, requant=requant, stride=(stride, stride), padding=(1, 1, 1, 1),
+        "conv", ("x",), "y", weights=weights, bits=8, requant=requant, stride=(stride, stride),
+        padding=(1, 1, 1, 1),
     )  # fmt: skip
     tensors = {
         "x": TensorSpec("x", (height, width, channels), 0.1, 7),
-        "y": TensorSpec("y", (-(-height // stride), -(-width // stride), outputs), 0.1, 0),
+        "y": TensorSpec(
+            "y", (*((n + 2 - kernel) // stride + 1 for n in (height, width)), outputs), 0.1, 0
+        ),
     }
     return Graph("single", tensors, (node,), ("x",), ("y",))
 
@@ -136,12 +140,17 @@ def test_same_graph_same_bytes():
 
 
 def test_refusals_name_layer_rule_and_value():
-    graph = _single_conv(32, 32, 3, 16)
-    with pytest.raises(CompileError, match=r"layer conv: needs \d+ activation words .* has 64"):
-        compile_graph(graph, preset("n4").replace(activation_words=64))
-    with pytest.raises(CompileError, match="layer conv: needs 27 words of weight rows"):
-        big = _single_conv(8, 8, 12, 4)
-        compile_graph(big, preset("n4").replace(weight_rows=16))
+    graph = _single_conv(24, 24, 5, 4, kernel=20)
+    with pytest.raises(CompileError, match=r"layer conv: one row of its 20x20 kernel .* 16 step"):
+        compile_graph(graph, preset("n4").replace(step_entries=16, weight_rows=16))
+    b = Builder(np.random.default_rng(0), 4, "pool", 16)
+    pool = b.graph([b.avgpool(b.input(11, 10, 8), whole=True)])
+    with pytest.raises(CompileError, match=r"needs 111 activation words for one .* has 100 words"):
+        compile_graph(pool, preset("n4").replace(activation_words=100))
+    b = Builder(np.random.default_rng(0), 4, "depthwise", 16)
+    depthwise = b.graph([b.conv(b.input(9, 9, 8), 8, 8, (9, 9), groups=8, operator="depthwise")])
+    with pytest.raises(CompileError, match="layer depthwise0: needs 23 words of weight rows"):
+        compile_graph(depthwise, preset("n4").replace(weight_rows=16))
     wide = random_graph(0, 4, "conv", 8, 31)
     with pytest.raises(CompileError, match="31 bits, core n4 has 16"):
         compile_graph(wide, preset("n4"))

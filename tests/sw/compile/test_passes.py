@@ -134,7 +134,8 @@ def test_weight_rows_hold_every_weight_once(bits, digits):
     graph = random_graph(4, 8, "conv", bits)
     network = lower(graph, preset("n8"))
     placement = place(network, preset("n8"))
-    layer, plan = network.layers[0], placement.plans[0]
+    layer = network.layers[0]
+    plan = placement.planner.plan(layer, placement.tensors[layer.source].layout)
     rows = pack_weights(layer, plan, preset("n8"))
     fields = [(rows >> (bits * k)) & ((1 << bits) - 1) for k in range(digits)]
     signed = np.stack(fields).astype(np.int64)

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiles: how a layer whose tensors are not all on the chip is cut, chosen by estimated cycles.
+
+A tile is a rectangle of the output, the part of the input it depends on, and of the residual. Each
+external tensor passes through one or two buffers of the activation RAM; with two the next tile
+loads, and the one before is stored, while one is computed. Layers of several passes keep the
+partial sums of a tile on the chip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+
+from bitloop.hw.config import CoreConfig
+
+from .layer import Kind, Layer
+from .layout import Layout
+from .passes import SUM_WORDS, Cut, geometry
+from .planner import Planner
+
+LATENCY = 60
+"""Cycles from a load's or store's start to its first byte, about."""
+RUN_CYCLES = 4
+"""Cycles that a run of bytes costs at least."""
+COMPUTE_OVERHEAD = 30
+"""Cycles that a further COMPUTE costs, about."""
+PASS_CYCLES = 8
+"""Cycles that a pass adds to a pixel of a word, about."""
+
+Gaps = tuple[tuple[int, int], ...]
+"""(first word, words) of what is free in the activation RAM."""
+
+
+@dataclass(frozen=True)
+class Supply:
+    """How a layer's weights come."""
+
+    piece: int
+    """Output groups that one load brings; all where they stay on the chip."""
+    bytes: int
+    """Loaded for each sweep over the output groups, 0 where they stay on the chip."""
+    hold: bool
+    """Once loaded, they stay until the layer is done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A layer to be tiled: which of its tensors are external, and how its weights come."""
+
+    layer: Layer
+    source: tuple[int, int, int]
+    """Shapes."""
+    target: tuple[int, int, int]
+    external: tuple[bool, bool, bool]
+    """Source, residual, target."""
+    foldable: bool
+    """The source can be loaded folded."""
+    layout: Layout | None
+    """Of a source on the chip."""
+    cut: Cut
+    supply: Supply
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Buffers that an external tensor passes through."""
+
+    layout: Layout
+    words: int
+    """Of each buffer."""
+    bases: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a layer is cut. Tiles take turns with their buffers."""
+
+    rows: int
+    columns: int
+    """Of a tile of the output, at the image's end fewer."""
+    groups: int
+    """Output groups at a time: all of them unless `pieces_first`."""
+    pieces_first: bool
+    """Output groups are the outer loop and tiles the inner one."""
+    sliced: bool
+    """Tiles hold only the channels of the output groups at a time."""
+    passes_first: bool
+    """In a tile, passes are the outer loop and output groups the inner one; tiles of the input hold
+    the channels of one pass."""
+    source: Operand | None
+    residual: Operand | None
+    target: Operand | None
+    """None: on the chip."""
+    sums: int = 0
+    """First word of the partial sums."""
+    cycles: int = 0
+    """Estimate for the whole layer."""
+
+    @property
+    def operands(self) -> tuple[Operand | None, Operand | None, Operand | None]:
+        """Source, residual and target."""
+        return self.source, self.residual, self.target
+
+
+def input_range(layer: Layer, axis: int, outputs: range, size: int) -> range:
+    """Input rows (axis 0) or columns (1) that these rows or columns of the output depend on."""
+    before = layer.padding[axis]
+    extent = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
+    start = outputs.start * layer.stride[axis] - before
+    stop = (outputs.stop - 1) * layer.stride[axis] - before + extent
+    start, stop = max(0, start), min(size, stop)
+    return range(start, max(start, stop))
+
+
+def pieces(size: int, step: int) -> list[range]:
+    """0 .. size - 1 in ranges of `step`."""
+    return [range(start, min(size, start + step)) for start in range(0, size, step)]
+
+
+def fit(sizes: Sequence[int], gaps: Gaps) -> tuple[int, ...] | None:
+    """First words for pieces of these sizes, the largest first in the first gap that holds it."""
+    free = [list(gap) for gap in gaps]
+    bases = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        for gap in free:
+            if gap[1] >= sizes[index]:
+                bases[index] = gap[0]
+                gap[0] += sizes[index]
+                gap[1] -= sizes[index]
+                break
+        else:
+            return None
+    return tuple(bases)
+
+
+class Tiler:
+    """Chooses tilings."""
+
+    def __init__(self, planner: Planner, config: CoreConfig) -> None:
+        self.planner = planner
+        self.config = config
+        self.bus = config.data_bits // 8
+
+    def choose(self, job: Job, gaps: Gaps) -> Tiling | None:
+        """The tiling of fewest cycles whose buffers fit into `gaps`; None where none does."""
+        best: Tiling | None = None
+        for order in self._orders(job):
+            found: Tiling | None = None
+            for tiling in self._shapes(job, order, gaps):
+                if found is None or tiling.cycles < found.cycles:
+                    found = tiling
+            if found is not None and (best is None or found.cycles < best.cycles):
+                best = found
+            if best is not None and order.sliced:
+                break  # thinner slices only cost more
+        return best
+
+    def _orders(self, job: Job) -> Iterator[Tiling]:
+        """Loop orders to try, tiles not yet cut."""
+        height, width, channels = job.target
+        groups, gpw = -(-channels // self.config.columns), self.config.groups_per_word
+        plain = Tiling(height, width, groups, False, False, False, None, None, None)
+        if len(job.cut.slices) > 1:
+            yield plain
+            yield replace(plain, passes_first=True)
+            return
+        yield plain
+        if job.layer.kind is Kind.DENSE:
+            piece = max(gpw, job.supply.piece)
+            while groups > gpw:
+                if piece < groups:
+                    yield replace(plain, pieces_first=True, groups=piece)
+                if piece == gpw:
+                    break
+                piece = max(gpw, piece // 2 // gpw * gpw)
+            return
+        words = -(-groups // gpw)
+        while words > 1:
+            words = -(-words // 2)
+            yield replace(plain, pieces_first=True, sliced=True, groups=words * gpw)
+
+    def _shapes(self, job: Job, order: Tiling, gaps: Gaps) -> Iterator[Tiling]:
+        """Tilings of one loop order: columns cut ever finer, and for each the rows that fit."""
+        height, width, _ = job.target
+        found = 0
+        for columns in _sizes(width):
+            if columns < width and order.source is not None and order.source.layout.fold:
+                break
+            for inputs, outputs in ((2, 2), (2, 1), (1, 2), (1, 1)):
+                rows = self._most_rows(job, order, columns, (inputs, outputs), gaps)
+                if not rows:
+                    continue
+                counts = -(-height // rows)
+                for count in dict.fromkeys((counts, 2 * counts, 4 * counts)):
+                    shape = replace(order, rows=-(-height // count), columns=columns)
+                    tiling = self._build(job, shape, (inputs, outputs), gaps)
+                    if tiling is not None:
+                        yield tiling
+                if (inputs, outputs) == (2, 2):
+                    found += 1
+                    break
+            if found > 2:
+                break
+
+    def _most_rows(
+        self, job: Job, order: Tiling, columns: int, buffers: tuple[int, int], gaps: Gaps
+    ) -> int:
+        """Rows of the largest tiles of so many columns that fit, 0 if one row does not."""
+        low, high = 0, job.target[0]
+        while low < high:
+            rows = (low + high + 1) // 2
+            shape = replace(order, rows=rows, columns=columns)
+            if self._build(job, shape, buffers, gaps) is None:
+                high = rows - 1
+            else:
+                low = rows
+        return low
+
+    def _build(
+        self, job: Job, shape: Tiling, buffers: tuple[int, int], gaps: Gaps
+    ) -> Tiling | None:
+        """The tiling with its buffers placed and its cycles estimated; None where they do not
+        fit."""
+        operands = self._operands(job, shape)
+        height, width, channels = job.target
+        tiles = -(-height // shape.rows) * -(-width // shape.columns)
+        groups = -(-channels // self.config.columns)
+        parts = -(-groups // shape.groups)
+        slices = len(job.cut.slices) if shape.passes_first else parts if shape.sliced else 1
+        counts = (
+            min(buffers[0], tiles * slices),
+            min(buffers[0], tiles * parts),
+            min(buffers[1], tiles * parts),
+        )
+        sizes: list[int] = []
+        for operand, count in zip(operands, counts, strict=True):
+            sizes += [operand.words] * count if operand is not None else []
+        if len(job.cut.slices) > 1:
+            words = -(-groups // self.config.groups_per_word) if shape.passes_first else 1
+            sizes.append(SUM_WORDS * words * shape.rows * shape.columns)
+        bases = fit(sizes, gaps)
+        if bases is None:
+            return None
+        position, placed = 0, []
+        for operand, count in zip(operands, counts, strict=True):
+            if operand is not None:
+                operand = replace(operand, bases=bases[position : position + count])
+                position += count
+            placed.append(operand)
+        tiling = replace(
+            shape,
+            source=placed[0],
+            residual=placed[1],
+            target=placed[2],
+            sums=bases[position] if position < len(bases) else 0,
+        )
+        return replace(tiling, cycles=self._cycles(job, tiling, tiles, parts, buffers))
+
+    def _operands(self, job: Job, shape: Tiling) -> list[Operand | None]:
+        """Layouts and sizes of the buffers of source, residual and target."""
+        lanes, gpw = self.config.lanes, self.config.groups_per_word
+        result: list[Operand | None] = []
+        if job.external[0]:
+            result.append(self._source(job, shape))
+        else:
+            result.append(None)
+        height, width, channels = job.target
+        words = -(-channels // lanes)
+        if shape.pieces_first:
+            words = min(words, -(-shape.groups // gpw))
+        own = Layout(height, width, channels, words, words, shape.columns * words)
+        for external in job.external[1:]:
+            size = shape.rows * own.row_step
+            result.append(Operand(own, size) if external else None)
+        return result
+
+    def _source(self, job: Job, shape: Tiling) -> Operand:
+        layer, lanes = job.layer, self.config.lanes
+        words = -(-job.source[2] // lanes)
+        if shape.sliced:
+            words = min(words, -(-shape.groups // self.config.groups_per_word))
+        elif shape.passes_first:
+            words = max(len(part.words) for part in job.cut.slices)
+        size = (shape.rows, shape.columns)
+        passes = self._passes(job, shape)
+        rows, columns = (
+            max(_most_input(part, axis, size[axis], job.source[axis]) for part in passes)
+            for axis in (0, 1)
+        )
+        if job.foldable and shape.columns == job.target[1]:
+            folded = self.planner.folded_layout(layer)
+            if folded is not None:
+                return Operand(folded, (rows - 1) * folded.row_step + folded.width)
+        layout = self.planner.tile_layout(layer, rows, columns, words, size)
+        return Operand(layout, (rows - 1) * layout.row_step + columns * words)
+
+    def _passes(self, job: Job, shape: Tiling) -> list[Layer]:
+        """What a tile of the input is for: all of the layer, or one pass of it."""
+        if not shape.passes_first:
+            return [job.layer]
+        return [geometry(job.layer, part) for part in job.cut.slices]
+
+    def _cycles(
+        self, job: Job, tiling: Tiling, tiles: int, parts: int, buffers: tuple[int, int]
+    ) -> int:
+        """Estimate: the slowest of computing, reading and writing where they overlap, their sum
+        where buffers are single, and the first load and last store."""
+        layer, (height, width, channels) = job.layer, job.target
+        layout = tiling.source.layout if tiling.source is not None else job.layout
+        assert layout is not None  # one or the other
+        groups = -(-channels // self.config.columns)
+        size = (tiling.rows, tiling.columns)
+        passes = len(job.cut.slices)
+        if passes > 1:
+            words = -(-job.source[2] * layer.bits // (8 * self.config.lanes))
+            steps = layer.kernel[0] * layer.kernel[1] * words + passes * PASS_CYCLES
+            compute = groups * steps * height * width
+            computes = tiles * passes * -(-groups // self.config.groups_per_word)
+        else:
+            compute = groups * self.planner.cycles(layer, layout, size)
+            computes = tiles * max(parts, -(-groups // max(1, job.supply.piece)))
+        compute += computes * COMPUTE_OVERHEAD
+        row_parts, column_parts = -(-height // tiling.rows), -(-width // tiling.columns)
+        rows = _total_input(layer, 0, height, tiling.rows, job.source[0])
+        columns = _total_input(layer, 1, width, tiling.columns, job.source[1])
+        whole = column_parts == 1
+        exposed = read = written = 0
+        if tiling.source is not None:
+            sweeps = 1
+            if tiling.pieces_first and not tiling.sliced and tiles > len(tiling.source.bases):
+                sweeps = parts
+            runs = rows * column_parts
+            if tiling.sliced or tiling.passes_first:
+                runs = rows * columns * max(parts, passes)
+            elif whole:
+                runs = row_parts
+            loaded = max(ceil(rows * columns * job.source[2] / self.bus), RUN_CYCLES * runs)
+            read = sweeps * loaded
+            loads = sweeps * tiles
+            exposed += loaded // tiles + LATENCY
+            if buffers[0] == 1 and loads > 1:
+                exposed += read + loads * LATENCY
+        size_out = ceil(height * width * channels / self.bus)
+        runs = height * width * parts if parts > 1 else height * column_parts
+        moved = max(size_out, RUN_CYCLES * (runs if not whole or parts > 1 else row_parts))
+        if tiling.residual is not None:
+            read += moved
+            if buffers[0] == 1:
+                exposed += moved
+        if tiling.target is not None:
+            written = moved
+            exposed += moved // (tiles * parts) + LATENCY
+            if buffers[1] == 1 and tiles * parts > 1:
+                exposed += moved + tiles * parts * LATENCY
+        again = 1 if tiling.pieces_first or job.supply.hold else tiles
+        read += ceil(job.supply.bytes / self.bus) * again
+        return max(compute, read, written) + exposed
+
+
+def _most_input(layer: Layer, axis: int, outputs: int, size: int) -> int:
+    """Input rows or columns that so many of the output depend on, at most."""
+    extent = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
+    return min(size, (outputs - 1) * layer.stride[axis] + extent)
+
+
+def _total_input(layer: Layer, axis: int, outputs: int, step: int, size: int) -> int:
+    """Sum over pieces of `step` of the output of what they depend on."""
+    extent = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
+    starts = np.arange(0, outputs, step)
+    stops = np.minimum(outputs, starts + step) - 1
+    first = np.maximum(0, starts * layer.stride[axis] - layer.padding[axis])
+    last = np.minimum(size, stops * layer.stride[axis] - layer.padding[axis] + extent)
+    return int(np.maximum(0, last - first).sum())
+
+
+def _sizes(width: int) -> Iterator[int]:
+    """Columns of tiles, from all of them down to one."""
+    seen = 0
+    for count in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256, 4096):
+        size = -(-width // count)
+        if size != seen:
+            seen = size
+            yield size
