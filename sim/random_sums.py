@@ -231,6 +231,7 @@ class _Program:
             scratch_bytes=0,
             offsets=offsets,
             instructions=np.frombuffer(setup + inference, np.uint8),
+            host=(),
             **arrays,
         )
 

@@ -30,10 +30,11 @@ from bitloop.hw.isa import (
 
 from .errors import BinaryError
 from .files import replacing
-from .graph.ir import TensorSpec
+from .graph.ir import HostOperator, TensorSpec
+from .graph.validate import HOST_OPERATORS
 
 FORMAT = "bitloop-binary"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SECTIONS = ("instructions", "steps", "weights", "parameters")
 ALIGNMENT = 64
 """Byte alignment of programs and of everything a LOAD instruction reads from the program window."""
@@ -127,6 +128,8 @@ class Binary:
     steps: NDArray[np.uint8]
     weights: NDArray[np.uint8]
     parameters: NDArray[np.uint8]
+    host: tuple[HostOperator, ...] = ()
+    """What the host computes from the outputs' real values."""
 
     @property
     def fingerprint(self) -> str:
@@ -212,6 +215,7 @@ def _metadata(binary: Binary) -> dict[str, str]:
         "output_bytes": binary.output_bytes,
         "scratch_bytes": binary.scratch_bytes,
         "offsets": binary.offsets,
+        "host": [dataclasses.asdict(operator) for operator in binary.host],
     }
     return {
         "format": FORMAT,
@@ -323,6 +327,7 @@ def _from_metadata(metadata: dict[str, str], sections: dict[str, NDArray[np.uint
         output_bytes=network["output_bytes"],
         scratch_bytes=network["scratch_bytes"],
         offsets=network["offsets"],
+        host=tuple(HostOperator(**operator) for operator in network["host"]),
         **sections,
     )
 
@@ -349,6 +354,20 @@ def check(binary: Binary) -> None:
             inside = 0 <= port.offset and port.offset + port.size <= size
             _need(inside, f"{kind} {port.spec.name}", f"inside {size} bytes", port.offset)
             _need(0 <= port.spec.zero_point <= 255, f"{kind} zero-point", "0 to 255", port.spec)
+    specs = {spec.name: spec for spec in binary.output_specs}
+    for operator in binary.host:
+        name = f"host operator {operator.name!r}"
+        texts = (operator.name, operator.operator, operator.input)
+        _need(all(isinstance(text, str) for text in texts), name, "named by texts", texts)
+        _need(operator.operator in HOST_OPERATORS, name, f"of {HOST_OPERATORS}", operator.operator)
+        _need(operator.input in specs, f"{name} input", "an output", operator.input)
+        rank = 1 + len(specs[operator.input].source_shape or specs[operator.input].shape)
+        inside = isinstance(operator.axis, int) and -rank < operator.axis < rank
+        _need(inside and operator.axis != 0, f"{name} axis", f"1 to {rank - 1}", operator.axis)
+    _need(
+        len({operator.input for operator in binary.host}) == len(binary.host),
+        "host operators", "one an output", binary.host,
+    )  # fmt: skip
     marks = 0
     for kind in ("setup", "inference"):
         span: Span = getattr(binary, kind)

@@ -82,6 +82,7 @@ def _summary(binary: Binary) -> str:
     ]
     lines += [_port("input", port) for port in binary.inputs]
     lines += [_port("output", port) for port in binary.outputs]
+    lines += [f"on the host: {o.operator} of {o.input}, axis {o.axis}" for o in binary.host]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from .binary import Binary
 from .codes import decode, encode, flip_sign, from_raw, to_raw
 from .devices.interface import Device, MemoryModel, Profile, time_inference
 from .errors import DataError, DeviceError
+from .host import apply as apply_host
 from .report import LatencyReport, latency_report
 
 DEVICES = ("reference", "model", "verilator")
@@ -57,7 +58,8 @@ class Session:
         device.load(binary)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Real values in and out, (batch, *source_shape), through the stored scales.
+        """Real values in and out, (batch, *source_shape), through the stored scales; what the
+        network leaves to the host (softmax, argmax) is applied.
 
         Returns one array, or a mapping for networks of several outputs. Raises `DataError`.
         """
@@ -66,12 +68,12 @@ class Session:
             for spec, array in self._inputs(inputs, "float")
         }
         found = self._run(memory)
-        return self._outputs(
-            {s.name: decode(s, flip_sign(s, found[s.name])) for s in self.binary.output_specs}
-        )
+        reals = {s.name: decode(s, flip_sign(s, found[s.name])) for s in self.binary.output_specs}
+        return self._outputs(apply_host(self.binary.host, reals))
 
     def run_raw(self, inputs: Arrays) -> Arrays:
-        """Integer codes in and out, in the source model's dtype and layout. Raises `DataError`."""
+        """Integer codes in and out, in the source model's dtype and layout, before what the host
+        computes. Raises `DataError`."""
         found = self._run({s.name: from_raw(s, a) for s, a in self._inputs(inputs, "raw")})
         return self._outputs({s.name: to_raw(s, found[s.name]) for s in self.binary.output_specs})
 

@@ -63,6 +63,7 @@ def compile_graph(graph: Graph, config: CoreConfig) -> Binary:
         output_bytes=output_bytes,
         scratch_bytes=placement.homes.scratch_bytes,
         offsets=bases,
+        host=graph.host,
         instructions=np.frombuffer(code, np.uint8),
         **arrays,
     )

@@ -116,8 +116,8 @@ class Moves(Pointwise):
                 else:
                     codes[i, 0, 0, channel] = 1
             return self._copy(
-                tensor, name, quantization, codes, constants, (rows, columns, len(channels)),
-                stride=steps,
+                tensor, name, "gather", quantization, codes, constants,
+                (rows, columns, len(channels)), stride=steps,
             )  # fmt: skip
 
         return self._moved(source, name, place, fills=None in channels)
@@ -135,7 +135,7 @@ class Moves(Pointwise):
             codes = np.zeros((depth, rows + 1, columns + 1, 1), np.int8)
             codes[:, bottom, right] = 1
             return self._copy(
-                tensor, name, quantization, codes, np.zeros(depth, np.int64),
+                tensor, name, "pad", quantization, codes, np.zeros(depth, np.int64),
                 (height + rows, width + columns, depth),
                 padding=(rows, columns, rows, columns), groups=depth,
                 limits=(quantization.low, quantization.high),
@@ -155,7 +155,7 @@ class Moves(Pointwise):
                 return tensor
             rows, columns = factor
             return self._copy(
-                tensor, name, quantization, np.ones((depth, rows, columns, 1), np.int8),
+                tensor, name, "upsample", quantization, np.ones((depth, rows, columns, 1), np.int8),
                 np.zeros(depth, np.int64), (height * rows, width * columns, depth), groups=depth,
                 padding=(rows - 1, columns - 1, rows - 1, columns - 1), input_dilation=factor,
             )  # fmt: skip
@@ -175,6 +175,7 @@ class Moves(Pointwise):
         self,
         tensor: str,
         name: str,
+        operator: str,
         quantization: Quantization,
         codes: NDArray[np.int8],
         constants: NDArray[np.int64],
@@ -206,7 +207,7 @@ class Moves(Pointwise):
                     low=limits[0], high=limits[1],
                 ),
                 stride=stride, padding=padding, groups=groups, input_dilation=input_dilation,
-                operator="depthwise" if groups > 1 else "conv",
+                operator=operator,
             )
         )  # fmt: skip
         return output

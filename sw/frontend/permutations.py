@@ -48,7 +48,7 @@ def fold_permutations(graph: Graph) -> Graph:
 
 def _permutation(graph: Graph, node: Node) -> NDArray[np.intp] | None:
     """Which value each output of a node is, if it is a convolution that does nothing else."""
-    if not isinstance(node, Conv) or node.operator != "conv" or node.weights.shape[1:3] != (1, 1):
+    if not isinstance(node, Conv) or node.operator != "gather" or node.weights.shape[1:3] != (1, 1):
         return None
     source, target = graph.tensors[node.inputs[0]], graph.tensors[node.output]
     same = (source.scale, source.zero_point) == (target.scale, target.zero_point)

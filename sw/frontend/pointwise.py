@@ -68,8 +68,7 @@ class Pointwise(Windows):
             node, output = self._output(name, spec.shape, quantization)
             self.nodes.append(
                 Conv(node, (source,), output, weights=codes.reshape(-1, 1, 1, 1), bits=8,
-                     requant=requant, groups=channels,
-                     operator="depthwise" if channels > 1 else "conv")
+                     requant=requant, groups=channels, operator="scale")
             )  # fmt: skip
             return output
 

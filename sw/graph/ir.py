@@ -83,7 +83,8 @@ class Conv(Node):
     between them, before padding: with stride 1 the transposed convolution of that stride (the
     kernel is already turned around), with a kernel of ones nearest-neighbour upsampling."""
     operator: str = "conv"
-    """`conv`, `depthwise` or `linear`, for reports."""
+    """`conv`, `depthwise` or `linear`, for reports; `scale`, `gather`, `pad` or `upsample` where
+    the weights are not the model's but say how values are scaled or moved."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,7 @@ from .ir import (
 )
 
 WEIGHT_BITS = (2, 4, 8)
+CONV_OPERATORS = ("conv", "depthwise", "linear", "scale", "gather", "pad", "upsample")
 HOST_OPERATORS = ("softmax", "log_softmax", "argmax")
 
 
@@ -248,8 +249,8 @@ def _check_conv(node: Conv, source: TensorSpec, target: TensorSpec, multiplier_b
               f"has {channels}")  # fmt: skip
     if out_channels != target.shape[2]:
         _fail(node.name, f"{out_channels} output channels, the tensor has {target.shape[2]}")
-    if node.operator not in ("conv", "depthwise", "linear"):
-        _fail(node.name, f"operator must be conv, depthwise or linear, not {node.operator!r}")
+    if node.operator not in CONV_OPERATORS:
+        _fail(node.name, f"operator must be one of {CONV_OPERATORS}, not {node.operator!r}")
     kernel = (kernel_h, kernel_w)
     if min(node.input_dilation) < 1:
         _fail(node.name, f"input dilation must be at least 1, not {node.input_dilation}")

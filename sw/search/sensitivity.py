@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from ..binary import WEIGHTED_OPERATORS
 from ..codes import decode
 from ..errors import SearchError
 from ..graph.execute import execute
@@ -83,7 +84,7 @@ def sensitivities(
     base = divergence(reference, outputs(graphs[widest], codes))
     losses: dict[str, dict[int, float]] = {}
     for node in graphs[widest].nodes:
-        if not isinstance(node, Conv):
+        if not isinstance(node, Conv) or node.operator not in WEIGHTED_OPERATORS:
             continue
         progress(f"sensitivity of {node.name}")
         found = {widest: 0.0}
