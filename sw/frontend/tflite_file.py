@@ -196,6 +196,8 @@ def _tensor(table: Any, types: dict[int, str], data: list[NDArray[np.uint8]]) ->
         scales = _vector(quantization.ScaleLength(), quantization.ScaleAsNumpy, limit)
         zero_points = _vector(quantization.ZeroPointLength(), quantization.ZeroPointAsNumpy, limit)
         axis = quantization.QuantizedDimension()
+    with np.errstate(invalid="ignore"):  # a damaged file's signalling NaN
+        scales = scales.astype(np.float64)
     index = table.Buffer()
     if index >= len(data):
         raise ValueError(f"buffer {index} of {len(data)}")
@@ -203,7 +205,7 @@ def _tensor(table: Any, types: dict[int, str], data: list[NDArray[np.uint8]]) ->
         name,
         shape,
         types.get(table.Type(), f"type {table.Type()}"),
-        scales.astype(np.float64),
+        scales,
         zero_points.astype(np.int64),
         axis,
         data[index] if data[index].size else None,

@@ -130,7 +130,8 @@ def _split(importer: Importer, operator: Operator, name: str) -> tuple[Activatio
     for position in range(len(operator.outputs)):
         counts = list(importer.result(operator, position)[0].shape)
         part = f"{name}_{position}"
-        if [*counts[:axis], *counts[axis + 1 :]] != [*shape[:axis], *shape[axis + 1 :]]:
+        kept = [*counts[:axis], *counts[axis + 1 :]]
+        if len(counts) != len(shape) or kept != [*shape[:axis], *shape[axis + 1 :]]:
             raise Unsupported(f"a part of shape {tuple(counts)} of {shape}")
         steps = [1] * len(shape)
         parts.append(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from .lowering import Quantization, Real, Shape, Unsupported
@@ -31,6 +30,9 @@ class Host:
 
 Value = Activation | Host
 
+SCALES = (2.0**-50, 2.0**50)
+"""Least and largest scale of an activation: ratios of two stay far inside float32."""
+
 
 def quantization_of(tensor: Tensor) -> Quantization:
     """Per-tensor parameters in unsigned codes; raises `Unsupported`."""
@@ -44,10 +46,10 @@ def quantization_of(tensor: Tensor) -> Quantization:
         raise Unsupported(f"activation {tensor.name} has a scale a channel")
     scale = float(tensor.scales[0])
     zero_point = int(tensor.zero_points[0]) + offset if tensor.zero_points.size else offset
-    if not 0 < scale < math.inf or not 0 <= zero_point <= 255:
+    if not SCALES[0] <= scale <= SCALES[1] or not 0 <= zero_point <= 255:
         raise Unsupported(
-            f"tensor {tensor.name}: scale {scale!r} must be positive and finite and zero-point "
-            f"{zero_point - offset} a code"
+            f"tensor {tensor.name}: scale {scale!r} must be positive and finite, from 2^-50 to "
+            f"2^50, and zero-point {zero_point - offset} a code"
         )
     return Quantization(scale, zero_point, source_dtype="int8" if offset else "uint8")
 

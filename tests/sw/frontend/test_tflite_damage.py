@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tflite_models import RELU, SAME, VALID, Op, T, bias, listed, same, weights, write
+from tflite_models import RELU, SAME, VALID, Op, T, bias, golden, listed, same, weights, write
 
+import bitloop
 from bitloop.errors import FrontendError
 from bitloop.frontend.tflite import import_tflite
 from bitloop.graph.ir import AvgPool, Concat, Conv, Reshape, Slice, Table
@@ -59,6 +60,16 @@ def network() -> tuple[bytes, tuple[int, ...]]:
 
 
 CONTENT, SHAPE = network()
+
+
+def test_the_whole_network_compiles(tmp_path: Path) -> None:
+    path = tmp_path / "net.tflite"
+    path.write_bytes(CONTENT)
+    x = np.random.default_rng(1).integers(-128, 128, (5, *SHAPE[1:])).astype(np.int8)
+    found = bitloop.load(bitloop.compile(path, "n4", multiplier_bits=31)).run_raw(x)
+    assert isinstance(found, np.ndarray)
+    codes = found.view(np.uint8) ^ np.uint8(128)
+    np.testing.assert_array_equal(codes.reshape(5, -1), golden(path, x).reshape(5, -1))
 
 
 def test_the_whole_network_equals_litert(tmp_path: Path) -> None:
