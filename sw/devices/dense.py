@@ -22,19 +22,17 @@ def signed_digits(raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
     return digits - ((digits >> (bits - 1)) << bits)
 
 
-def merge_words(
-    data: NDArray[np.uint8], merge: NDArray[np.int64], digits: int
-) -> NDArray[np.uint8]:
-    """Operands (pixels, steps, digits, lanes) from the words of four slots."""
-    lanes = np.arange(data.shape[3])
+def lane_slots(merge: NDArray[np.int64], digits: int, lanes: int) -> NDArray[np.int64]:
+    """Slot that feeds each lane of each word: (steps, digits, lanes)."""
+    lane = np.arange(lanes)
+    merges = merge[:, :1, None] >= 0
+    plain = np.broadcast_to(np.arange(digits)[:, None], (len(merge), digits, lanes))
     if digits == 1:
-        slot = (lanes >= merge[:, :, None]).sum(1)[:, None]  # (steps, 1, lanes)
-        slot = np.where(merge[:, :1, None] < 0, 0, slot)
+        slot = (lane >= merge[:, :, None]).sum(1)[:, None]  # (steps, 1, lanes)
     elif digits == 2:
-        low = lanes >= merge[:, 0, None]
-        high = 2 + (lanes >= merge[:, 2, None])
-        plain = np.broadcast_to(np.array([[0], [1]]), (len(merge), 2, lanes.size))
-        slot = np.where(merge[:, :1, None] < 0, plain, np.stack([low, high], axis=1))
-    else:
+        slot = np.stack([lane >= merge[:, 0, None], 2 + (lane >= merge[:, 2, None])], axis=1)
+    elif merges.any():
         raise DeviceError("2-bit steps cannot merge words")
-    return np.take_along_axis(data, np.broadcast_to(slot, (data.shape[0], *slot.shape)), axis=2)
+    else:
+        return plain
+    return np.where(merges, slot, plain)

@@ -28,7 +28,7 @@ from ..binary import Binary
 from ..errors import DataError, DeviceError
 from ..graph.ir import Requantization
 from ..numerics import add_requantize, requantize
-from .dense import DIGITS, merge_words, signed_digits
+from .dense import DIGITS, lane_slots, signed_digits
 from .hazards import Access, check_overwrite, check_waits, output_words
 from .interface import Profile
 from .memories import Memories, pixel_words, word_positions
@@ -226,13 +226,15 @@ class Core(Memories):
         steps, mac = walk.steps, walk.steps.mac
         words = walk.words[:, mac]
         merge = steps.merge[mac]
+        slots = lane_slots(merge, digits, self.config.lanes)
         if (merge >= 0).any():
-            data = merge_words(self.fetch(words), merge, digits)
+            index = np.broadcast_to(slots, (len(words), *slots.shape))
+            data = np.take_along_axis(self.fetch(words), index, axis=2)
         else:
             data = self.fetch(words[:, :, :digits])
         weights = signed_digits(self._weight_rows(f, steps.rows), digits)
-        empty = ~steps.valid[mac, :digits] & (merge[:, :1] < 0)
-        if weights.transpose(1, 3, 0, 2, 4)[empty].any():
+        fetched = np.take_along_axis(steps.valid[mac][:, :, None], slots, axis=1)
+        if not fetched.all() and (weights.any((0, 2)) & ~fetched).any():
             raise DeviceError("a step multiplies a word that it does not fetch")
         channels = f["groups"] * self.config.columns
         matrix = weights.transpose(1, 3, 4, 0, 2).reshape(len(merge), -1, channels)
