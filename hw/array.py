@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from . import dot_product
 from .carry import check_target
 from .column import (
     SWAP_CYCLE,
@@ -53,6 +54,10 @@ class Array(wiring.Component):
       `PARAMETER_LEAD` cycles before the step (`last`, `swap`) from whose output on they are used,
       and the next group's words in cycles after that step.
     * Constants (`LoadTarget.CONSTANTS`) may change only while no output is under way.
+    * A step with `seed` notes the upper bytes of the next seed; a MAXIMUM step brings its lowest
+      byte, and the steps that follow it may be of a DENSE mode and go on from the seed. The next
+      step with `seed` comes at least `SEED_STEPS` cycles after that. With the constant `unseeded`
+      the upper bytes are 0.
     * With the constant `residual`, steps with `last` come at least two cycles apart.
     * In DEPTHWISE, WINDOW and MAXIMUM, lanes without a tap must have weight 0: lanes from 4 on in
       DEPTHWISE, from `window_taps` on in WINDOW, from 1 on in its phase 1.
@@ -76,6 +81,7 @@ class Array(wiring.Component):
 
     WEIGHT_LEAD = Column.WEIGHT_LEAD
     PARAMETER_LEAD = Requantizer.PARAMETER_CYCLES - 1
+    SEED_STEPS = dot_product.LATENCY
 
     def __init__(
         self, config: CoreConfig, target: str = "generic", column_module: str | None = None

@@ -91,16 +91,21 @@ def add_selected(
     return carry_chain(m, [(SUM_OF_A_AND_SELECTED, row) for row in rows], name)
 
 
-def add_gated(
-    m: Module, target: str, a: Value, b: Value, x: Value, gate: Value, width: int, name: str
+def accumulate(
+    m: Module, target: str, a: Value, low: Value, keep: Value, x: Value, high: Value, name: str
 ) -> Value:
-    """(a | b) + (x if gate else 0), all unsigned, modulo 2^width."""
+    """(a | low) + (x if keep else high << len(low)), all unsigned, modulo 2^len(x)."""
+    split, width = len(low), len(x)
     if target == "generic":
         total = Signal(width, name=name)
-        m.d.comb += total.eq((a | b) + Mux(gate, x, 0))
+        m.d.comb += total.eq((a | low) + Mux(keep, x, high << split))
         return total
-    rows = [(_bit(a, i), _bit(b, i), _bit(x, i), gate) for i in range(width)]
-    return carry_chain(m, [(SUM_OF_OR_AND_AND, row) for row in rows], name)
+    rows: list[tuple[Const, Bit]] = [
+        (SUM_OF_OR_AND_AND, (_bit(a, i), low[i], x[i], keep)) for i in range(split)
+    ]
+    for i in range(split, width):
+        rows.append((SUM_OF_A_AND_SELECTED, (_bit(a, i), keep, x[i], _bit(high, i - split))))
+    return carry_chain(m, rows, name)
 
 
 def masked_sum(

@@ -8,7 +8,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from . import dot_product, residual
-from .carry import add_gated, check_target
+from .carry import accumulate, check_target
 from .config import PARAMETER_WORD_BITS, CoreConfig
 from .delay import delayed
 from .dot_product import DotProduct
@@ -45,6 +45,7 @@ def column_control_layout() -> data.StructLayout:
             "narrow": 1,  # 2-bit weights
             "maximum": 1,
             "picked": STEP_SLOTS,
+            "seed": 1,  # the taps loaded become the seed
         }
     )
 
@@ -60,12 +61,15 @@ def decode_step(m: Module, step: data.View) -> data.View:
         control.swap.eq(step.mac & step.last & step.swap),
         control.shift.eq(step.shift),
         control.phase.eq(step.phase),
-        control.load.eq(step.mac & ((mode == Mode.DEPTHWISE) | (mode == Mode.MAXIMUM))),
+        control.load.eq(
+            (step.mac & ((mode == Mode.DEPTHWISE) | (mode == Mode.MAXIMUM))) | step.seed
+        ),
         control.use_taps.eq((mode == Mode.DEPTHWISE) | (mode == Mode.WINDOW)),
         control.wide.eq((mode != Mode.DENSE4) & (mode != Mode.DENSE2)),
         control.narrow.eq(mode == Mode.DENSE2),
         control.maximum.eq(mode == Mode.MAXIMUM),
         control.picked.eq(step.picked),
+        control.seed.eq(step.seed),
     ]
     return control
 
@@ -154,7 +158,7 @@ class Column(wiring.Component):
         constants = self._constants(m, stage.load)
         weights = self._weights(m, stage.load, stage.weight_read)
         parameters = self._parameters(m, stage.load, stage.parameter_read)
-        accumulator = self._accumulator(m, stage, weights)
+        accumulator = self._accumulator(m, stage, weights, constants[0].unseeded)
         control = stage.control
         complete = delayed(m, control.complete, residual_cycle(self._config) - 1, "complete")
         swap = delayed(m, control.swap, SWAP_CYCLE - 1, "swap")
@@ -167,6 +171,7 @@ class Column(wiring.Component):
             requantizer.parameters.eq(parameters),
             requantizer.low.eq(clamps.low),
             requantizer.high.eq(clamps.high),
+            requantizer.wrap.eq(clamps.wrap),
             requantizer.half_even.eq(clamps.half_even),
             requantizer.parity.eq(clamps.output_parity),
         ]
@@ -245,7 +250,9 @@ class Column(wiring.Component):
             m.d.sync += bits.eq((read_port.data << len(bits) | bits) >> PARAMETER_WORD_BITS)
         return shadow
 
-    def _accumulator(self, m: Module, stage: data.View, weights: data.View) -> Signal:
+    def _accumulator(
+        self, m: Module, stage: data.View, weights: data.View, unseeded: Signal
+    ) -> Signal:
         config, control = self._config, stage.control
         entering = self.chain_in.control
         m.submodules.taps = taps = Taps(config)
@@ -271,18 +278,24 @@ class Column(wiring.Component):
             maximum.enable.eq(control.maximum),
         ]
         mac = delayed(m, control.mac, dot_product.LATENCY, "mac")[-1]
-        # In MAXIMUM mode the running maximum takes the sum's place and nothing is accumulated.
+        # In MAXIMUM mode the running maximum takes the sum's place and nothing is accumulated. A
+        # seed's lowest byte comes this way too and meets its upper bytes here.
         first = control.first | control.maximum
         keep = ~delayed(m, first, dot_product.LATENCY, "first")[-1]
+        seed = Signal(ACCUMULATOR_BITS - len(maximum.maximum), reset_less=True)
+        with m.If(control.seed):
+            m.d.sync += seed.eq(Cat(*taps.words[1:]))
+        with m.If(unseeded):
+            m.d.sync += seed.eq(0)
         accumulator = Signal(ACCUMULATOR_BITS, reset_less=True)
-        total = add_gated(
+        total = accumulate(
             m,
             self._target,
             Cat(dot.total, dot.total[-1].replicate(ACCUMULATOR_BITS - len(dot.total))),
             maximum.maximum,
-            accumulator,
             keep,
-            ACCUMULATOR_BITS,
+            accumulator,
+            seed,
             "accumulator_sum",
         )
         with m.If(mac):

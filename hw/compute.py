@@ -6,7 +6,8 @@ An instruction starts by sending its constants to the columns where they differ 
 cycle issues one step unless
 
 * the entry is not there yet (the first of an instruction),
-* the first pixel of a group would end before the group's parameters are in the shadow registers,
+* the first pixel of a group would end before the group's parameters are in the shadow registers;
+  where pixels have several outputs, each with parameters of its own, this goes for every output,
 * the residual word still has to be read and every step of the pixel used its bank, or
 * residual outputs would come closer than two cycles.
 """
@@ -23,6 +24,9 @@ from .operand_fetch import operation_layout
 from .pixel_walk import PixelWalk, part_shape
 from .step_fetch import StepFetch, step_write_layout
 from .streams import CONSTANT_WORDS, LoadTarget, load_write_layout
+
+MAX_OUTPUTS = 4
+"""Outputs a pixel."""
 
 
 class ComputeUnit(wiring.Component):
@@ -85,29 +89,38 @@ class ComputeUnit(wiring.Component):
         begin = Signal()
         finish = Signal()
         running = Signal()
-        self._control(m, instruction, begin, finish, running)
+        refused = Signal()
+        self._control(m, instruction, begin, finish, running, refused)
         m.d.comb += [walk.start.eq(begin), fetch.start.eq(begin), fetch.stop.eq(finish)]
 
         # ---- the step of this cycle -----------------------------------------------------------
         repeat = Signal(11, reset_less=True)
+        emitted = Signal(range(MAX_OUTPUTS), reset_less=True)  # outputs of this pixel so far
         base = Signal(14, reset_less=True)  # input address of the pixel plus repeat * increment
         weight_offset = Signal(12, reset_less=True)
         fresh = Signal(reset_less=True)  # nothing accumulated for this pixel yet
         residual_pending = Signal()
-        ended_before = Signal()  # the previous cycle issued a pixel's last step
+        ended_before = Signal()  # the previous cycle issued an output
 
         entry_end = Signal()
         pixel_end = Signal()
+        output = Signal()
+        several = Signal()  # the pixel has several outputs; only true while there is one
         swap = Signal()
         m.d.comb += [
             entry_end.eq(repeat == entry.repeat),
             pixel_end.eq(entry_end & fetch.last),
-            swap.eq(pixel_end & pixel.group_start),
+            output.eq(pixel_end | entry.emit),
+            several.eq(entry.emit | (emitted != 0)),
+            swap.eq(output & (pixel.group_start | several)),
         ]
+        # Partial sums lie where a residual would.
+        origin = Signal(14)
+        m.d.comb += origin.eq(Mux(entry.seed, pixel.residual, base))
         address = [Signal(14, name=f"address{j}") for j in range(STEP_SLOTS)]
         taken = Signal(STEP_SLOTS)  # slots that use the residual word's bank
         for j in range(STEP_SLOTS):
-            m.d.comb += address[j].eq(base + entry[f"offset{j}"])
+            m.d.comb += address[j].eq(origin + entry[f"offset{j}"])
             m.d.comb += taken[j].eq(entry[f"valid{j}"] & (address[j][:2] == pixel.residual[:2]))
 
         shadow_full = Signal()
@@ -121,19 +134,20 @@ class ComputeUnit(wiring.Component):
                 offered
                 & ~(swap & ~shadow_full)
                 & ~(pixel_end & residual_pending & taken.any())
-                & ~(pixel_end & instruction.residual & ended_before)
+                & ~(output & instruction.residual & ended_before)
             ),
             fetch.consume.eq(go & entry_end),
             walk.advance.eq(go & pixel_end),
             finish.eq(go & pixel_end & pixel.end),
             self.issued.eq(go),
-            self.illegal.eq(go & pixel_end & ~entry.mac),
+            self.illegal.eq(refused | (go & output & ~entry.mac)),
         ]
 
-        m.d.sync += ended_before.eq(go & pixel_end)
+        m.d.sync += ended_before.eq(go & output)
         with m.If(begin):
             m.d.sync += [
                 repeat.eq(0),
+                emitted.eq(0),
                 base.eq(instruction.input_base),
                 weight_offset.eq(0),
                 fresh.eq(1),
@@ -143,14 +157,17 @@ class ComputeUnit(wiring.Component):
             m.d.sync += [repeat.eq(repeat + 1), base.eq(base + entry.increment)]
             with m.If(entry.mac):
                 m.d.sync += fresh.eq(0)
-                with m.If(~entry.hold):
+                with m.If(~entry.hold & ~entry.seed):
                     m.d.sync += weight_offset.eq(weight_offset + 1)
             with m.If(residual_read):
                 m.d.sync += residual_pending.eq(0)
+            with m.If(output):
+                m.d.sync += emitted.eq(emitted + 1)
             with m.If(entry_end):
                 m.d.sync += [repeat.eq(0), base.eq(pixel.input)]
             with m.If(pixel_end):
                 m.d.sync += [
+                    emitted.eq(0),
                     base.eq(walk.next_input),
                     weight_offset.eq(0),
                     fresh.eq(1),
@@ -163,12 +180,14 @@ class ComputeUnit(wiring.Component):
         operation = self.operation
         m.d.sync += [
             operation.mac.eq(go & entry.mac),
-            operation.first.eq(fresh),
-            operation.last.eq(go & pixel_end),
+            operation.first.eq(fresh | entry.seed),
+            operation.last.eq(go & output),
             operation.swap.eq(go & swap),
             operation.shift.eq(go & entry.shift),
             operation.phase.eq(entry.phase),
-            operation.mode.eq(instruction.mode),
+            # The byte that a seed starts with comes as a maximum.
+            operation.mode.eq(Mux(entry.seed, Mode.MAXIMUM, instruction.mode)),
+            operation.seed.eq(go & entry.seed & ~entry.mac),
             operation.weight_row.eq(pixel.weight_row + weight_offset),
             operation.padding.eq(instruction.padding),
             operation.merge.eq(entry.merge),
@@ -187,25 +206,31 @@ class ComputeUnit(wiring.Component):
             m.d.sync += [
                 operation.valid[j].eq(go & entry[f"valid{j}"]),
                 operation.inside[j].eq(
-                    (row >= 0)
-                    & (row < instruction.input_height)
-                    & (column >= 0)
-                    & (column < instruction.input_width)
+                    (
+                        (row >= 0)
+                        & (row < instruction.input_height)
+                        & (column >= 0)
+                        & (column < instruction.input_width)
+                    )
+                    | entry.seed
                 ),
                 operation.address[j].eq(address[j]),
             ]
-        self._parameters(m, instruction, begin, go & swap, pixel.group_end, shadow_full)
+        following = Signal()  # parameters after these are wanted
+        m.d.comb += following.eq(go & swap & ~Mux(several, pixel_end & pixel.end, pixel.group_end))
+        again = go & several & pixel_end
+        self._parameters(m, instruction, begin, following, again, pixel.group_last, shadow_full)
 
         m.d.comb += [
-            self.output_valid.eq(go & pixel_end),
-            self.output_address.eq(pixel.output),
+            self.output_valid.eq(go & output),
+            self.output_address.eq(pixel.output + emitted),
             self.output_part.eq(pixel.part),
-            self.output_end.eq(pixel.end),
+            self.output_end.eq(pixel_end & pixel.end),
             self.output_mark.eq(instruction.mark),
         ]
         return m
 
-    def _control(self, m: Module, instruction, begin, finish, running) -> None:
+    def _control(self, m: Module, instruction, begin, finish, running, refused) -> None:
         """Accept an instruction, check it, bring its constants to the columns, run it."""
         config = self._config
         offered = self.instruction.payload
@@ -276,10 +301,15 @@ class ComputeUnit(wiring.Component):
                 with m.If(finish):
                     m.next = "IDLE"
             with m.State("ILLEGAL"):
-                m.d.comb += self.illegal.eq(1)
+                m.d.comb += refused.eq(1)
 
-    def _parameters(self, m: Module, instruction, begin, swapped, group_end, full) -> None:
-        """Read one group's parameter words into the shadow registers, as early as possible."""
+    def _parameters(self, m: Module, instruction, begin, following, again, last, full) -> None:
+        """Read one group's parameter words into the shadow registers, as early as possible.
+
+        `following`: those in the shadow registers take effect, more are wanted. `again`: a pixel
+        with several outputs ends, and with it one use of its group's parameters; `last`: it is the
+        group's last pixel.
+        """
         words = self._config.parameter_words_per_group
         address = Signal(12, reset_less=True)
         left = Signal(range(words + 1))
@@ -299,10 +329,12 @@ class ComputeUnit(wiring.Component):
             ]
         with m.Elif(settle != 0):
             m.d.sync += settle.eq(settle - 1)
-        with m.If(begin):
-            m.d.sync += [address.eq(instruction.parameter_base), left.eq(words)]
-        with m.Elif(swapped & ~group_end):
+        with m.If(begin | following):
             m.d.sync += left.eq(words)
+        with m.If(begin | (again & ~last)):
+            m.d.sync += address.eq(instruction.parameter_base)
+        with m.If(again & last):  # the base becomes that of the next group
+            m.d.sync += instruction.parameter_base.eq(address)
 
 
 def _constants(instruction) -> list[Value]:
@@ -314,6 +346,8 @@ def _constants(instruction) -> list[Value]:
         for name, field in layout:
             if name == "reserved":
                 fields.append(Const(0, field.width))
+            elif name == "unseeded":
+                fields.append(~instruction.seeded)
             elif name.startswith("add_"):
                 value = Value.cast(getattr(instruction, name))
                 fields.append(Mux(instruction.residual, value.as_unsigned(), 0))

@@ -33,6 +33,7 @@ def operation_layout(config: CoreConfig) -> data.StructLayout:
             "shift": 1,
             "phase": 1,
             "mode": Mode,
+            "seed": 1,
             "weight_row": unsigned(12),
             "parameter": parameter_read_layout(),
             "valid": data.ArrayLayout(unsigned(1), STEP_SLOTS),
@@ -99,7 +100,7 @@ class OperandFetch(wiring.Component):
             self.parameter_read.eq(final.parameter),
             self.step.picked.eq(Cat(*final.valid)),
         ]
-        for name in ("mac", "first", "last", "swap", "shift", "phase", "mode"):
+        for name in ("mac", "first", "last", "swap", "shift", "phase", "mode", "seed"):
             m.d.comb += getattr(self.step, name).eq(getattr(final, name))
         return m
 

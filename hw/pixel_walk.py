@@ -28,6 +28,7 @@ def pixel_layout(config: CoreConfig) -> data.StructLayout:
             "weight_row": unsigned(12),  # first of the group
             "part": part_shape(config),
             "group_start": 1,  # first pixel of a group
+            "group_last": 1,  # last pixel of a group
             "group_end": 1,  # last group of the instruction
             "end": 1,  # last pixel of the instruction
         }
@@ -72,7 +73,8 @@ class PixelWalk(wiring.Component):
             last_y.eq(y == instruction.output_height),
             pixel.group_start.eq((x == 1) & (y == 1)),
             pixel.group_end.eq(group == instruction.groups),
-            pixel.end.eq(last_x & last_y & pixel.group_end),
+            pixel.group_last.eq(last_x & last_y),
+            pixel.end.eq(pixel.group_last & pixel.group_end),
         ]
 
         part = Signal(part_shape(config), reset_less=True)

@@ -60,7 +60,8 @@ class Requantizer(wiring.Component):
     swap : parameters take effect from this accumulator on
     parameters : see `parameters_layout`
     low, high : clamp bounds, 0 to 255
-    half_even : round ties to even instead of up; parity : output zero-point modulo 2. These four
+    wrap : the low 8 bits instead of the clamp
+    half_even : round ties to even instead of up; parity : output zero-point modulo 2. These five
         are constant while results are under way.
     result : 0 to 255
     """
@@ -78,6 +79,7 @@ class Requantizer(wiring.Component):
                 "parameters": In(parameters_layout(config)),
                 "low": In(8),
                 "high": In(8),
+                "wrap": In(1),
                 "half_even": In(1),
                 "parity": In(1),
                 "result": Out(8),
@@ -100,6 +102,7 @@ class Requantizer(wiring.Component):
             clamp.shift.eq(delayed(m, shift, _sum_cycles(self._config), "shift")[-1]),
             clamp.low.eq(self.low),
             clamp.high.eq(self.high),
+            clamp.wrap.eq(self.wrap),
             clamp.half_even.eq(self.half_even),
             clamp.parity.eq(self.parity),
             self.result.eq(clamp.result),

@@ -15,7 +15,8 @@ WINDOW = 23
 
 
 class ShiftClamp(wiring.Component):
-    """result = clamp(value >> shift, low, high), one a cycle, `latency` cycles later.
+    """result = clamp(value >> shift, low, high), one a cycle, `latency` cycles later; with `wrap`
+    the low 8 bits of value >> shift, which must lie below the value's sign.
 
     Only the bits that can reach the byte are shifted: a coarse step by multiples of 16 picks 23 of
     them, and what lies above is reduced to "too large", what lies below to "remainder".
@@ -28,8 +29,9 @@ class ShiftClamp(wiring.Component):
     -------
     value : signed, `value_bits`
     shift : 0 to `max_shift`, of the value presented in the same cycle
-    low, high : clamp bounds, 0 to 255, constant while values are under way
-    half_even, parity : only with `rounds_to_even`; constant while values are under way
+    low, high : clamp bounds, 0 to 255; these and `wrap` are constant while values are under way
+    half_even, parity : only with `rounds_to_even`; constant while values are under way;
+        `half_even` excludes `wrap`
     result : 0 to 255
     """
 
@@ -42,6 +44,7 @@ class ShiftClamp(wiring.Component):
             "shift": In(range(max_shift + 1)),
             "low": In(8),
             "high": In(8),
+            "wrap": In(1),
             "result": Out(8),
         }
         if rounds_to_even:
@@ -59,8 +62,8 @@ class ShiftClamp(wiring.Component):
         negative, above, remainder, byte = self._fine(m, negative, above, remainder, window, fine)
         if self._rounds_to_even:
             negative, above, byte = self._to_even(m, negative, above, remainder, byte)
-        below_low = negative | (~above & (byte < self.low))
-        above_high = above | (byte > self.high)
+        below_low = ~self.wrap & (negative | (~above & (byte < self.low)))
+        above_high = ~self.wrap & (above | (byte > self.high))
         result = Signal(8, reset_less=True)
         m.d.sync += result.eq(Mux(below_low, self.low, Mux(above_high, self.high, byte)))
         m.d.comb += self.result.eq(result)

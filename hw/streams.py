@@ -25,7 +25,16 @@ class LoadTarget(enum.IntEnum):
 
 CONSTANT_WORDS: tuple[data.StructLayout, ...] = (
     data.StructLayout(
-        {"low": 8, "high": 8, "half_even": 1, "output_parity": 1, "residual": 1, "reserved": 17}
+        {
+            "low": 8,
+            "high": 8,
+            "half_even": 1,
+            "output_parity": 1,
+            "residual": 1,
+            "wrap": 1,
+            "unseeded": 1,  # the upper bytes of seeds are 0
+            "reserved": 15,
+        }
     ),
     data.StructLayout({"add_output_multiplier": 22, "add_high": 8, "reserved": 6}),
     data.StructLayout({"add_residual_multiplier": 22, "add_shift": 6, "add_low": 8}),
@@ -60,6 +69,7 @@ def array_step_layout(config: CoreConfig) -> data.StructLayout:
             "phase": 1,  # window taps presented, see isa.STEP
             "mode": Mode,
             "picked": 4,  # MAXIMUM, DEPTHWISE: which picks are valid (others count as 0)
+            "seed": 1,  # without mac: picks 1..3 are the upper bytes of the seed
         }
     )
 

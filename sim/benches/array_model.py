@@ -46,6 +46,8 @@ class Constants:
     half_even: int = 0
     output_parity: int = 0
     residual: int = 0
+    wrap: int = 0
+    unseeded: int = 1
     add_output_multiplier: int = 0
     add_residual_multiplier: int = 0
     add_constant: int = 0
@@ -68,6 +70,8 @@ class Step:
     swap: bool = False
     shift: bool = False
     phase: int = 0
+    seed: bool = False
+    """Without mac: picks 1 to 3 are the upper bytes of the seed; with it pick 0 starts from it."""
     residual: NDArray[np.uint8] | None = None
 
 
@@ -79,6 +83,8 @@ def requantize(accumulator: int, channel: Channel, constants: Constants) -> int:
     """The byte for an accumulator, before a residual is added."""
     total = accumulator * channel.multiplier + channel.constant
     result = total >> channel.shift
+    if constants.wrap:
+        return result & 255
     is_tie = total & ((1 << channel.shift) - 1) == 0
     if constants.half_even and is_tie and (result - constants.output_parity) % 2:
         result -= 1
@@ -118,6 +124,8 @@ class ArrayModel:
         self.channels = [Channel(0, 0, 0)] * config.columns
         self.windows = np.zeros((config.columns, 3, 3), np.uint8)
         self.accumulators = [0] * config.columns
+        self.seeds = [0] * config.columns
+        """Upper three bytes, signed."""
 
     def step(self, step: Step, channels: list[Channel]) -> list[int] | None:
         """One step; the output bytes if it ends a pixel. `channels` are those of the group the
@@ -127,6 +135,11 @@ class ArrayModel:
                 [self.windows[:, :, 1:], step.picks[:3].T[:, :, None]], axis=2
             )
         if not step.mac:
+            if step.seed:
+                assert not self.constants.unseeded
+                picks = step.picks[1:].astype(np.int64)
+                codes = (picks << np.array([[0], [8], [16]])).sum(0)
+                self.seeds = [int(code) - (int(code) >> 23 << 24) for code in codes]
             return None
         for column in range(self.config.columns):
             self.accumulators[column] = self._accumulate(column, step)
@@ -145,6 +158,8 @@ class ArrayModel:
         ]
 
     def _accumulate(self, column: int, step: Step) -> int:
+        if step.seed:
+            return (self.seeds[column] << 8) + int(step.picks[0, column])
         before = 0 if step.first else self.accumulators[column]
         picks = [int(step.picks[j, column]) if step.picked >> j & 1 else 0 for j in range(4)]
         if self.mode is Mode.MAXIMUM:

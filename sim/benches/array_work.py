@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from .packing import pack, pack_bytes
 
 PORTS = ("load", "weight_read", "parameter_read", "step", "operands", "picks", "residual")
 """Input ports of the array."""
+DENSE_MODES = (Mode.DENSE8, Mode.DENSE4, Mode.DENSE2)
 ROWS = range(16)
 """Weight rows used, half by one instruction and half by the next."""
 
@@ -82,8 +84,9 @@ def random_channel(rng: random.Random, config: CoreConfig, largest: int) -> Chan
 
 
 def random_constants(rng: random.Random) -> Constants:
-    """Half of them with a residual, a third with ties to even."""
+    """Half of them with a residual, a quarter that wrap, a quarter with ties to even."""
     low = rng.choice((0, 0, rng.randrange(100)))
+    wrap = rng.random() < 1 / 4
     add_low = rng.choice((0, rng.randrange(100)))
     shift = rng.randrange(8, 32)
     scale = 1 << min(shift, 21)
@@ -92,9 +95,10 @@ def random_constants(rng: random.Random) -> Constants:
     return Constants(
         low=low,
         high=rng.choice((255, 255, rng.randrange(low, 256))),
-        half_even=int(rng.random() < 1 / 3),
+        half_even=int(not wrap and rng.random() < 1 / 3),
         output_parity=rng.randrange(2),
         residual=rng.randrange(2),
+        wrap=int(wrap),
         add_output_multiplier=multipliers[0],
         add_residual_multiplier=multipliers[1],
         add_constant=constant,
@@ -115,10 +119,11 @@ def random_work(
     """Steps with random gaps, groups changing as early as the array allows or later.
 
     In WINDOW mode with a second phase (eight lanes) pixels take two steps, phase 0 in even and
-    phase 1 in odd rows of the weight RAM.
+    phase 1 in odd rows of the weight RAM. Half of the work in DENSE modes is seeded.
     """
     generator = np.random.default_rng(rng.randrange(2**32))
-    constants = random_constants(rng)
+    seeded = mode in DENSE_MODES and rng.random() < 0.5
+    constants = dataclasses.replace(random_constants(rng), unseeded=int(not seeded))
     per_group = config.parameter_words_per_group
     two_phases = mode is Mode.WINDOW and config.window_taps < 9
     longest = 2 if two_phases else rng.choice((1, 2, 5))
@@ -135,6 +140,7 @@ def random_work(
     cycle = 0
     free_from = 0  # first cycle a parameter word of the next group may be presented
     last_output = -2
+    next_seed = 0
     for group in range(groups):
         tight = rng.random() < 0.5
         start = free_from if tight else free_from + rng.randrange(6)
@@ -142,6 +148,14 @@ def random_work(
             work.parameter_reads[start + word] = (group, word)
         ready = start + per_group - 1 + Array.PARAMETER_LEAD
         for pixel in range(pixels):
+            if seeded:
+                cycle = max(cycle, next_seed)
+                for step in _seed_steps(rng, generator, config, rng.choice(rows)):
+                    while rng.random() > busy:
+                        cycle += 1
+                    work.steps[cycle] = (group, step)
+                    cycle += 1
+                next_seed = cycle - 1 + Array.SEED_STEPS
             count = longest if two_phases else rng.randrange(1, longest + 1)
             for i in range(count):
                 while rng.random() > busy:
@@ -160,7 +174,7 @@ def random_work(
                     picks=generator.integers(0, 256, (4, config.columns), np.uint8),
                     picked=rng.randrange(1, 16) if mode is not Mode.WINDOW else 7,
                     row=row,
-                    first=i == 0,
+                    first=i == 0 and not seeded,
                     last=last,
                     swap=last and pixel == 0,
                     shift=mode is Mode.WINDOW and i == 0,
@@ -177,6 +191,33 @@ def random_work(
         # Three pushes fill the window before the first pixel.
         work = _with_prologue(work, generator, config, rows[0])
     return work
+
+
+def _seed_steps(
+    rng: random.Random, generator: np.random.Generator, config: CoreConfig, row: int
+) -> list[Step]:
+    """The two that bring seeds of random sizes, far enough from overflow."""
+    limit = (1 << rng.choice((7, 12, 20, 31))) - 1
+    room = min(limit, (1 << 31) - (1 << 24))
+    seeds = generator.integers(-room, room, config.columns)
+    bytes_ = np.stack([seeds >> (8 * k) & 255 for k in range(4)]).astype(np.uint8)
+    steps = []
+    for mac, picked in ((False, 0b1110), (True, 0b0001)):
+        noise = generator.integers(0, 256, (4, config.columns), np.uint8)
+        mask = np.array([[picked >> k & 1] for k in range(4)], bool)
+        steps.append(
+            Step(
+                words=generator.integers(0, 256, (4, config.lanes), np.uint8),
+                picks=np.where(mask, bytes_, noise),
+                picked=picked,
+                row=row,
+                first=mac,
+                last=False,
+                mac=mac,
+                seed=True,
+            )
+        )
+    return steps
 
 
 def _with_prologue(
@@ -336,10 +377,12 @@ class ArraySession:
         words_of = {Mode.DENSE2: range(4), Mode.DENSE4: [k * 2 // slices for k in range(slices)]}
         words = [step.words[k] for k in words_of.get(mode, [0] * slices)]
         layout = streams.array_step_layout(self.config)
+        if step.seed:
+            mode = Mode.MAXIMUM
         names = ("mac", "first", "last", "swap", "shift", "phase", "picked")
         flags = {name: int(getattr(step, name)) for name in names}
         inputs = {
-            "step": pack(layout, mode=mode, **flags),
+            "step": pack(layout, mode=mode, seed=int(step.seed and not step.mac), **flags),
             "operands": pack_bytes(np.concatenate(words)),
             "picks": pack_bytes(step.picks.reshape(-1)),
         }

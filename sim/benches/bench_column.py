@@ -87,8 +87,8 @@ class ColumnAgent:
         self._dut.residual.value = self._residuals.popleft()
 
     def _control(self, step: int) -> int:
-        names = ("mac", "first", "last", "swap", "shift", "phase", "mode", "picked")
-        mac, first, last, swap, shift, phase, code, picked = (
+        names = ("mac", "first", "last", "swap", "shift", "phase", "mode", "picked", "seed")
+        mac, first, last, swap, shift, phase, code, picked, seed = (
             field(self._step, step, name) for name in names
         )
         mode = Mode(code)
@@ -100,12 +100,13 @@ class ColumnAgent:
             swap=mac & last & swap,
             shift=shift,
             phase=phase,
-            load=int(mac and mode in (Mode.DEPTHWISE, Mode.MAXIMUM)),
+            load=int(seed or (mac and mode in (Mode.DEPTHWISE, Mode.MAXIMUM))),
             use_taps=int(mode in (Mode.DEPTHWISE, Mode.WINDOW)),
             wide=int(mode not in (Mode.DENSE4, Mode.DENSE2)),
             narrow=int(mode is Mode.DENSE2),
             maximum=int(mode is Mode.MAXIMUM),
             picked=picked,
+            seed=seed,
         )
 
     def sample(self) -> None:

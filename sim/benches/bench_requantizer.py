@@ -37,6 +37,7 @@ class RequantizerAgent:
         self._expected: deque[int | None] = deque([None] * latency)
         dut.low.value = constants.low
         dut.high.value = constants.high
+        dut.wrap.value = constants.wrap
         dut.half_even.value = constants.half_even
         dut.parity.value = constants.output_parity
         self._started = False
@@ -69,13 +70,13 @@ class RequantizerAgent:
 
 
 @cocotb.test()
-@cocotb.parametrize(half_even=[0, 1], parity=[0, 1])
-async def random_parameters(dut, half_even: int, parity: int):
-    """Half-up and half-even with both output zero-point parities, one result a cycle."""
+@cocotb.parametrize((("half_even", "parity", "wrap"), [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1)]))
+async def random_parameters(dut, half_even: int, parity: int, wrap: int):
+    """Half-up, half-even with both output zero-point parities, low bytes; one result a cycle."""
     rng = random.Random(bench_seed())
     low = rng.choice((0, rng.randrange(128)))
     constants = Constants(
-        low=low, high=rng.randrange(low, 256), half_even=half_even, output_parity=parity
+        low=low, high=rng.randrange(low, 256), half_even=half_even, output_parity=parity, wrap=wrap
     )
     agent = RequantizerAgent(dut, constants, rng)
     bench = Bench(dut, agent)
