@@ -163,9 +163,12 @@ def emitted_once(importer: Importer, value: Pending, quantization: Quantization)
 def curve(importer: Importer, source: Activation) -> tuple[str, Floats] | None:
     """(tensor, values): an operand that is a function of one tensor, its real value for each of
     the tensor's 256 codes; None for others."""
-    if not isinstance(source.value, Real | Pending):
+    value = source.value
+    if not isinstance(value, Real | Pending):
         return None
-    found = as_function(source.value)
+    found = as_function(value)
+    if found is None and (isinstance(value, Real) or value.source is not None):
+        found = as_function(real(importer, source))
     if found is None:
         return None
     tensor, function = found

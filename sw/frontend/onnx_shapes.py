@@ -28,6 +28,9 @@ from .onnx_operands import (
 )
 from .onnx_values import Activation, Host, Quantized
 
+_LARGEST_REORDERED = 8192
+"""Values of a vector that its layer, or else a matrix of zeros and ones, puts in another order."""
+
 _FLOATS = (1, 10, 11)
 """FLOAT, FLOAT16 and DOUBLE of TensorProto.DataType."""
 
@@ -165,6 +168,9 @@ def reshaped(
     if batched and (not after or after[0] != source.sizes["N"]):
         raise problem
     inner = after[1:] if batched else after
+    vector = letters[batched:] in ("", "C") and source.image[:2] == (1, 1)
+    if vector and len(after) == 4 and math.prod(inner) <= _LARGEST_REORDERED:
+        return _as_image(importer, node, source, after)
     cut = split(inner)
     if cut is None or "N" in letters[batched:]:
         raise Unsupported(f"reshape of {before} to {after}: more than three axes")
@@ -180,6 +186,18 @@ def reshaped(
         return builder.reshape(value, node.name, image)
 
     return moved(importer, source, place, shape=after, axes=axes, image=image)
+
+
+def _as_image(
+    importer: Importer, node: OnnxNode, source: Activation, after: tuple[int, ...]
+) -> Activation:
+    """A vector, channels first, as the image it is: its layer can make it in the graph's order."""
+    image = (after[2], after[3], after[1])
+    axes = tuple(c if size > 1 else "" for c, size in zip("CHW", after[1:], strict=True))
+    return moved(
+        importer, source, lambda x: importer.builder.permute_vector(x, node.name, image),
+        shape=after, axes=(source.axes[0], *axes), image=image,
+    )  # fmt: skip
 
 
 def transpose(importer: Importer, node: OnnxNode, operands: Sequence[Value]) -> Value:

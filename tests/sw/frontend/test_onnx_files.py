@@ -153,10 +153,38 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return m.save(path, (1, 3, 5, 5), mean).read_bytes()
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.fixture(scope="module")
+def other_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Movements, tables and constants."""
+    m = Model()
+    x = m.fake("x", 0.02, np.uint8(120))
+    scales = m.constant("scales", np.array([1, 1, 2, 2], np.float32))
+    up = m.node("Resize", [x, "", scales], "up", mode="nearest")
+    padded = m.node("Pad", [up, m.constant("pads", [0, 1, 1, 0, 0, 0, 0, 1])], "padded")
+    parts = [m.constant(f"part{i}", v) for i, v in enumerate(([0, 1], [4, 9], [1, 2], [1, 2]))]
+    part = m.node("Slice", [padded, *parts], "part")
+    gate = m.node("Sigmoid", [part], "gate")
+    real = m.fake(m.node("Mul", [part, gate], "silu"), 0.05, np.uint8(9))
+    order = m.constant("order", [2, 0, 1, 1])
+    both = m.node("Concat", [m.node("Gather", [real, order], "g", axis=1), real], "both", axis=1)
+    flat = m.node("Reshape", [both, m.constant("shape", [1, -1])], "flat")
+    shifted = m.node("Add", [flat, m.weight("w", 1, 8 * 4 * 11)], "shifted")
+    m.node("Softmax", [m.fake(shifted, 0.05, np.uint8(99))], "y")
+    return m.save(tmp_path_factory.mktemp("fuzz") / "m.onnx", (1, 3, 4, 5), "y").read_bytes()
+
+
+def test_undamaged_files_are_taken(small_file: bytes, other_file: bytes, tmp_path: Path) -> None:
+    for content in (small_file, other_file):
+        (tmp_path / "m.onnx").write_bytes(content)
+        assert import_onnx(tmp_path / "m.onnx").nodes
+
+
+@settings(max_examples=400, deadline=None)
 @given(data=st.data())
-def test_damaged_files_raise_frontend_errors(small_file: bytes, data: st.DataObject) -> None:
-    content = bytearray(small_file)
+def test_damaged_files_raise_frontend_errors(
+    small_file: bytes, other_file: bytes, data: st.DataObject
+) -> None:
+    content = bytearray(data.draw(st.sampled_from([small_file, other_file])))
     position = st.integers(0, len(content) - 1)
     for at in data.draw(st.lists(position, min_size=1, max_size=4)):
         content[at] = data.draw(st.integers(0, 255))

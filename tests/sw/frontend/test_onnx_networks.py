@@ -123,19 +123,23 @@ def test_mobilenet_equals_onnxruntime(
     tmp_path: Path, kind: QuantFormat, activations: QuantType
 ) -> None:
     """Every layer on ONNX Runtime's own codes: all equal with 31 bits, but for sums and averages
-    next to a tie; of 16 bits' at most 1e-3 differ, by one code."""
+    next to a tie; of 16 bits' at most 1e-3 differ, by one code. With int8 activations ONNX Runtime
+    leaves most convolutions between dequantize and quantize operators to its float32 kernels, whose
+    sums may fall on the other side of a tie."""
     model = mobilenet().save(tmp_path / "f.onnx", ("n", 3, 32, 32), "fc", opset=17)
     batch = images(12, (3, 8, 8)).repeat(4, 2).repeat(4, 3)
     path = quantized(tmp_path, model, kind, activations, True, batch[:8])
     graph = import_onnx(path, 31)
     assert sum(isinstance(node, Conv) for node in graph.nodes) == 23
     assert sum(isinstance(node, Add) for node in graph.nodes) == 3
-    mismatches = compare(path, graph, batch[8:])
-    assert sum(mismatches.values()) <= 4, mismatches
-    wrong = total = 0
-    for values, expected, node in layers(path, import_onnx(path, 16), batch[8:]):
-        difference = np.abs(values.astype(int) - expected.astype(int))
-        assert difference.max() <= 1, node.name
-        wrong += int(difference.sum())
-        total += difference.size
-    assert wrong <= 1e-3 * total, f"{wrong} of {total}"
+    if kind is QuantFormat.QOperator or activations is QuantType.QUInt8:
+        mismatches = compare(path, graph, batch[8:])
+        assert sum(mismatches.values()) <= 4, mismatches
+    for bits, share in ((31, 2e-5), (16, 1e-3)):
+        wrong = total = 0
+        for values, expected, node in layers(path, import_onnx(path, bits), batch[8:]):
+            difference = np.abs(values.astype(int) - expected.astype(int))
+            assert difference.max() <= 1, node.name
+            wrong += int(difference.sum())
+            total += difference.size
+        assert wrong <= share * total, f"{wrong} of {total}"
