@@ -22,6 +22,7 @@ from bitloop.hw.isa import Opcode, encode_instruction
 from bitloop.hw.registers import ADDRESS, IDENTITY, REGISTERS, Access, ErrorCode, Status
 from bitloop.sim.random_graphs import random_graph, random_inputs
 from bitloop.sim.random_layers import compare, to_memory
+from bitloop.sim.random_sums import random_split_layer
 from bitloop.sim.regression import bench_config, bench_seed
 from bitloop.sim.simulation import TOP, core_verilog
 
@@ -195,3 +196,23 @@ async def runs_random_layers(dut, kind, bits):
 
     outputs = await bridge(run)()
     compare(graph.name, to_memory(graph, execute(graph, codes)), outputs)
+
+
+@cocotb.test(timeout_time=100, timeout_unit="ms")
+async def runs_layers_in_passes(dut):
+    """Sums of 32 bits kept in the activation RAM between passes, parameters for each output."""
+    seed, config = bench_seed(), bench_config()
+    bench = Testbench(dut, pauses=0.3, seed=seed)
+    await bench.reset()
+    layers = [random_split_layer(config, 3 * seed + i) for i in range(3)]
+    outputs = []
+
+    def run() -> None:
+        for layer in layers:
+            driver = Driver(bench, config, cycle_limit=1_000_000)
+            driver.load(layer.binary(split=True), MEMORY_BASE)
+            outputs.append(driver.run({"x": layer.codes})[0])
+
+    await bridge(run)()
+    for layer, output in zip(layers, outputs, strict=True):
+        compare(f"{len(layer.passes)} passes", {"y": layer.golden()}, output)

@@ -52,6 +52,18 @@ def test_shift_clamp(bits, max_shift):
     assert results == [min(max(value >> shift, 3), 250) for value, shift in cases]
 
 
+@pytest.mark.parametrize(("bits", "max_shift"), [(49, 38), (64, 53)])
+def test_shift_wraps(bits, max_shift):
+    """Any byte below the value's sign, whatever the bounds are."""
+    rng = random.Random(bits)
+    component = ShiftClamp(bits, max_shift, rounds_to_even=True)
+    cases = [(v, rng.randrange(max_shift + 1)) for v in edge_values(bits) for _ in range(6)]
+    inputs = [{"value": value, "shift": shift} for value, shift in cases]
+    constants = {"low": 200, "high": 100, "wrap": 1}
+    results = stream(component, constants, inputs, component.latency, "result")
+    assert results == [value >> shift & 255 for value, shift in cases]
+
+
 @pytest.mark.parametrize("parity", [0, 1])
 def test_shift_clamp_rounds_ties_to_even(parity):
     component = ShiftClamp(49, 38, rounds_to_even=True)
