@@ -308,6 +308,7 @@ class _Importer:
         """An operand as a tensor of the graph, in order."""
         if not last and node not in self.moved:
             return self.exact(node, purpose)
+        self.check_fill(node, purpose)
         value = self.builder.exact(self.flowing(node, purpose, last), purpose)
         if any(value.padding) and not padded:
             name = f"{ops.node_path(node, node.name)}_pad"
@@ -316,6 +317,15 @@ class _Importer:
         if not any(value.padding):
             self.images[node, last] = value
         return value
+
+    def check_fill(self, node: Node, purpose: str = "input") -> None:
+        """Raises `Unsupported` where constants beside an activation's values are no codes."""
+        places, value = self.moved.get(node), self.values[node]
+        if places is None or not places.fill or not places.filled:
+            return
+        tensor = value.tensor if isinstance(value, Real) else getattr(value, "source", None)
+        if tensor is None or not self.builder.quantizations[tensor].exact(places.fill):
+            raise Unsupported(f"its {purpose} is padded with a value that is no code: quantize it")
 
     def node_name(self, node: Node) -> str:
         return self.layers.get(node) or ops.node_path(node, node.name)

@@ -72,7 +72,7 @@ def split(importer: Importer, node: Node, values: dict[str, Any]) -> Parts:
     return Parts(value, tuple(_applied(importer, node, importer.places(source))))
 
 
-def getitem(importer: Importer, node: Node, values: dict[str, Any]) -> Real | Pending:
+def getitem(importer: Importer, node: Node, values: dict[str, Any]) -> Real | Pending | None:
     source, index = node.args
     assert isinstance(source, Node)
     value = importer.values[source]
@@ -83,7 +83,9 @@ def getitem(importer: Importer, node: Node, values: dict[str, Any]) -> Real | Pe
         return value.value
     if index == 0 and isinstance(value, Real | Pending):
         return value
-    raise Unsupported("positions of maxima")
+    if node.users:
+        raise Unsupported("positions of maxima")
+    return None
 
 
 def pad(importer: Importer, node: Node, values: dict[str, Any]) -> Real | Pending | Input:

@@ -26,6 +26,7 @@ def operand(importer: Importer, node: Node, name: str, purpose: str = "input") -
     like others and become part of a tensor first."""
     value = importer.activation(node, purpose)
     if node in importer.moved and importer.moved[node].filled:
+        importer.check_fill(node, purpose)
         value = importer.flowing(node, purpose)
     return unpadded(importer, value, name)
 

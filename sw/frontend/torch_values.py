@@ -84,6 +84,9 @@ class Importer(Protocol):
     ) -> Real:
         """`flowing` as a tensor of the graph; raises `Unsupported` if it is not quantized."""
 
+    def check_fill(self, node: Node, purpose: str = "input") -> None:
+        """Raises `Unsupported` where constants beside an activation's values are no codes."""
+
     def node_name(self, node: Node) -> str:
         """For reports."""
 

@@ -99,6 +99,8 @@ def activation_points(module: GraphModule) -> list[Node]:
             folded = is_affine(node, values) and _folded_into(node, values)
             if leaves and not folded:
                 add(node)
+        elif node.target in ops.PADS and ops.arguments(node).get("value"):
+            points.append(node)
         elif node.target in _OWN_SCALE or is_affine(node, values):
             if not (is_affine(node, values) and _folded_into(node, values)):
                 add(node)

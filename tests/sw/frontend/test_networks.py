@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_programs import check, export
+from torch_programs import check, check_totals, export
 
 from bitloop.errors import FrontendError
 from bitloop.graph.ir import Concat, Conv, Slice, Table
@@ -264,3 +264,8 @@ class Shuffle(nn.Module):
 
 def test_shufflenet() -> None:
     check(Shuffle(), (3, 10, 10))
+
+
+def test_all_together() -> None:
+    """Float32 sums that lie on a tie by chance, over all that was compared in this process."""
+    check_totals()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.export import ExportedProgram
@@ -94,6 +95,18 @@ def compare(program: ExportedProgram, bits: int, x: np.ndarray) -> Comparison:
     return Comparison(graph, outputs, wrong, largest, where)
 
 
+TOTALS = {16: (0, 0), 31: (0, 0)}
+"""By multiplier width: codes that differ and codes compared, of all checks so far."""
+
+
+def check_totals() -> None:
+    if not TOTALS[31][1]:
+        pytest.skip("nothing was compared before this")
+    for bits, share in ((16, 1e-3), (31, 1e-5)):
+        wrong, outputs = TOTALS[bits]
+        assert wrong <= max(share * outputs, 2), (bits, wrong, outputs)
+
+
 def check(
     module: nn.Module, shape: tuple[int, ...], *, images: int = 24, weights: int = 8, seed: int = 0
 ) -> Graph:
@@ -107,7 +120,9 @@ def check_quantized(program: ExportedProgram, x: np.ndarray) -> Graph:
     for bits, share in ((16, 1e-3), (31, 1e-5)):
         found = compare(program, bits, x)
         assert found.largest <= 1, found.where
-        assert found.wrong <= share * found.outputs, (bits, found.outputs, found.where)
+        # Few of the outputs compared here: 2 may lie on a tie; `check_totals` has the share of all.
+        assert found.wrong <= max(2, share * found.outputs), (bits, found.outputs, found.where)
+        TOTALS[bits] = TOTALS[bits][0] + found.wrong, TOTALS[bits][1] + found.outputs
         assert found.outputs > 1000
     for name in found.graph.outputs:
         assert found.graph.tensors[name].source_shape
