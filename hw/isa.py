@@ -71,14 +71,16 @@ add_constant) >> add_shift, add_low, add_high).
 
 *Partial sums.* A layer whose weights exceed the RAM runs as passes over parts of its input
 channels, its 32-bit sums kept exactly in the activation RAM between them, four words a pixel: byte
-k of the sum of column c is byte (g % gpw) * M + c of word k.
+k of the sum of column c is byte (g % gpw) * M + c of word k. In the DENSE modes only, without
+prologue and with `residual` 0.
 
-* Out: `wrap` in the COMPUTE replaces the clamp of the requantizer by its low 8 bits, and entries
-  with `emit` make more than one output a pixel: with n outputs a pixel, the i-th uses parameter
-  word parameter_base + (g * n + i) * words per group. Four of them, with M = 1, C = 0, S = 8i,
-  write the sum; the steps between them multiply nothing (`hold` on a weight row of zeros).
+* Out: `wrap` in the COMPUTE replaces the clamp of the requantizer by its low 8 bits (`half_even`
+  must be 0), and entries with `emit` and `mac` make more than one output a pixel, at most four,
+  each in a word of its own: with n outputs a pixel, the i-th uses parameter word parameter_base +
+  (g * n + i) * words per group. Four of them, with M = 1, C = 0, S = 8i, write the sum; the steps
+  between them multiply nothing (`hold` on a weight row of zeros).
 * In: entries with `seed` take their words from residual_base + oy * residual_row_step + ox *
-  residual_pixel_step + g // gpw + entry.offset, never padding (`residual` itself must be 0). One
+  residual_pixel_step + g // gpw + entry.offset, never padding. One
   without `mac` notes byte c of words 1, 2 and 3 as the upper bytes of the seed; one with `mac` and
   only slot 0 valid sets the accumulator to the seed, word[0][c] its lowest byte. They are the
   first two entries of a pixel's list, with repeat 0, in this order; at least 8 steps must follow.
