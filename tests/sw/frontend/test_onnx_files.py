@@ -167,7 +167,9 @@ def other_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     real = m.fake(m.node("Mul", [part, gate], "silu"), 0.05, np.uint8(9))
     order = m.constant("order", [2, 0, 1, 1])
     both = m.node("Concat", [m.node("Gather", [real, order], "g", axis=1), real], "both", axis=1)
-    flat = m.node("Reshape", [both, m.constant("shape", [1, -1])], "flat")
+    flat = m.node(
+        "Reshape", [m.fake(both, 0.05, np.uint8(9)), m.constant("shape", [1, -1])], "flat"
+    )
     shifted = m.node("Add", [flat, m.weight("w", 1, 8 * 4 * 11)], "shifted")
     m.node("Softmax", [m.fake(shifted, 0.05, np.uint8(99))], "y")
     return m.save(tmp_path_factory.mktemp("fuzz") / "m.onnx", (1, 3, 4, 5), "y").read_bytes()
