@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Front end for quantized ONNX models, with quantize and dequantize operators (QDQ, QCDQ) or with
-operators on codes (QLinearConv and the like).
+"""Front end for quantized ONNX models, with quantize and dequantize operators (QDQ, QCDQ, QONNX's
+Quant) or with operators on codes (QLinearConv and the like).
 
 Activations are uint8 or int8, per tensor; weights have 8, 4 or 2 bits, per output channel or per
 tensor. Their width is that of their type or of the clip after their quantize operator; codes of a
@@ -8,9 +8,9 @@ whole byte are kept in the narrowest width that holds them all, because ONNX has
 it for most tools (PyTorch's exporter drops the limits). A bias in the accumulator's unit stays an
 integer; any other is a real value.
 
-With 31-bit multipliers the codes equal ONNX Runtime's (on processors with VNNI), but for averages
-next to a tie, whose sums it takes in float32, and for products with real biases, which it leaves to
-its float32 kernels.
+With 31-bit multipliers the codes equal ONNX Runtime's (on processors with VNNI), but for sums and
+averages next to a tie, which it computes in float32, and for products that it leaves to its float32
+kernels: those with real biases and, between quantize operators, many with int8 activations.
 """
 
 from __future__ import annotations
