@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from bitloop.graph.ir import Graph, TensorSpec
 
-from .random_moves import concat_graph, mixed_graph, slice_graph, spread_graph, upsample_graph
+from .random_moves import (
+    concat_graph,
+    mixed_graph,
+    slice_graph,
+    spread_graph,
+    table_graph,
+    upsample_graph,
+)
 from .random_nodes import Builder
 
 KINDS = (
@@ -38,6 +45,8 @@ KINDS = (
     "wide-grouped",
     "mixed",
 )
+TABLE_KINDS = ("tables",)
+"""Kinds whose graphs have tables."""
 WEIGHT_BITS = (8, 4, 2)
 
 _MOVES = {
@@ -46,12 +55,14 @@ _MOVES = {
     "transposed": spread_graph,
     "upsample": upsample_graph,
     "mixed": mixed_graph,
+    "tables": table_graph,
 }
 
 
 def random_graph(seed: int, lanes: int, kind: str, bits: int, multiplier_bits: int = 16) -> Graph:
-    """The graph of a kind (one of `KINDS`), weight width and seed for cores of `lanes` lanes."""
-    rng = np.random.default_rng((seed, KINDS.index(kind), bits))
+    """The graph of a kind (one of `KINDS` or `TABLE_KINDS`), weight width and seed for cores of
+    `lanes` lanes."""
+    rng = np.random.default_rng((seed, (*KINDS, *TABLE_KINDS).index(kind), bits))
     b = Builder(rng, lanes, f"{kind}-w{bits}-seed{seed}", multiplier_bits)
     if kind == "network":
         return _network(b, bits)

@@ -30,7 +30,7 @@ from bitloop.hw.config import CoreConfig, preset
 
 from .build import Progress
 from .device import VerilatorDevice
-from .random_graphs import KINDS, WEIGHT_BITS, random_graph, random_inputs
+from .random_graphs import KINDS, TABLE_KINDS, WEIGHT_BITS, random_graph, random_inputs
 from .simulation import MEMORY_BASE
 
 Codes = NDArray[np.uint8]
@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--preset", default="n4")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--kind", action="append", choices=KINDS)
+    parser.add_argument("--kind", action="append", choices=(*KINDS, *TABLE_KINDS))
     parser.add_argument("--bits", action="append", type=int, choices=WEIGHT_BITS)
     parser.add_argument("--case", nargs=3, metavar=("KIND", "BITS", "SEED"))
     parser.add_argument("--waves", type=Path)

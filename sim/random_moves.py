@@ -9,7 +9,16 @@ from math import prod
 
 import numpy as np
 
-from bitloop.graph.ir import Concat, Conv, MaxPool, Requantization, Slice, TensorSpec
+from bitloop.graph.ir import (
+    Concat,
+    Conv,
+    MaxPool,
+    Requantization,
+    Reshape,
+    Slice,
+    Table,
+    TensorSpec,
+)
 from bitloop.graph.validate import dilated_size, output_size
 
 from .random_nodes import Builder
@@ -24,7 +33,9 @@ def alike(b: Builder, tensors: Sequence[TensorSpec]) -> list[TensorSpec]:
         before = len(names)
         for node in b.nodes:
             linked = {*node.inputs, node.output}
-            if isinstance(node, Concat | Slice | MaxPool) and not names.isdisjoint(linked):
+            if isinstance(node, Concat | Slice | MaxPool | Reshape) and not names.isdisjoint(
+                linked
+            ):
                 names |= linked
     for name in names:
         b.tensors[name] = dataclasses.replace(
@@ -219,13 +230,59 @@ def upsample(b: Builder, source: TensorSpec) -> TensorSpec:
     return target
 
 
-def mixed_graph(b: Builder, bits: int) -> list[TensorSpec]:
-    """A few random nodes of every kind, each reading what some earlier one has made."""
+def table(b: Builder, source: TensorSpec) -> TensorSpec:
+    """Any function of one code, now and then of few values."""
+    target = b.tensor(source.shape, source.scale * float(b.rng.uniform(0.5, 2)), b.integer(0, 255))
+    codes = b.rng.permutation(256).astype(np.uint8)
+    codes = codes if b.chance(0.8) else codes // 64 * 64
+    b.append(Table(b.node_name("table"), (source.name,), target.name, table=codes))
+    return target
+
+
+def reshape(b: Builder, source: TensorSpec) -> TensorSpec:
+    """The same codes as other rows, columns and channels, half the time as whole words."""
+    rest = prod(source.shape)
+    whole = b.chance(0.5) and rest % b.lanes == 0
+    sizes = [n for n in range(1, rest + 1) if rest % n == 0 and not (whole and n % b.lanes)]
+    channels = int(b.rng.choice(sizes))
+    rows = [n for n in range(1, rest // channels + 1) if rest // channels % n == 0]
+    height = int(b.rng.choice(rows))
+    shape = (height, rest // channels // height, channels)
+    target = b.tensor(shape, source.scale, source.zero_point)
+    b.append(Reshape(b.node_name("reshape"), (source.name,), target.name))
+    return target
+
+
+def table_graph(b: Builder, bits: int) -> list[TensorSpec]:
+    """Tables and reshapes of inputs, of layers' outputs, of parts of tensors, one after another,
+    for a reader, a concatenation or as outputs; or among nodes of every kind."""
+    if b.chance(0.4):
+        return mixed_graph(b, bits, tables=True)
+    source = b.input(b.size(6), b.size(6), count(b))
+    if b.chance(0.7):
+        source = part(b, source, bits)
+    if b.chance(0.3):
+        source = cut(b, source)
+    tensors = [source]
+    for _ in range(b.integer(1, 3)):
+        tensors.append(table(b, tensors[-1]) if b.chance(0.6) else reshape(b, tensors[-1]))
+    target = tensors[-1]
+    if b.chance(0.3):
+        target = concat(b, [target, part(b, target, bits)])
+    if b.chance(0.6):
+        target = reader(b, b.tensors[target.name], bits)
+    outputs = [spec for spec in tensors[1:] if b.chance(0.2)]
+    return used(b, [target, *outputs])
+
+
+def mixed_graph(b: Builder, bits: int, tables: bool = False) -> list[TensorSpec]:
+    """A few random nodes of every kind (tables if asked to), each reading what some earlier one has
+    made."""
     tensors = [b.input(b.integer(2, 8), b.integer(2, 8), count(b))]
     for _ in range(b.integer(3, 7)):
         source = b.tensors[tensors[b.integer(max(0, len(tensors) - 3), len(tensors) - 1)].name]
         alike_size = [b.tensors[t.name] for t in tensors if t.shape[:2] == source.shape[:2]]
-        choice = b.integer(0, 6)
+        choice = b.integer(0, 7)
         if choice == 0 and prod(source.shape[:2]) <= 36:
             made = upsample(b, source) if b.chance(0.5) else spread_conv(b, source, bits)
         elif choice <= 2:
@@ -235,6 +292,8 @@ def mixed_graph(b: Builder, bits: int) -> list[TensorSpec]:
             made = cut(b, source)
         elif choice == 4:
             made = b.avgpool(source)
+        elif choice == 5:
+            made = table(b, source) if tables and b.chance(0.8) else reshape(b, source)
         else:
             made = reader(b, source, bits)
         if made.shape[2] > 6 * b.lanes:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bitloop.graph.execute import execute
-from bitloop.graph.ir import AvgPool, Conv, MaxPool
-from bitloop.sim.random_graphs import KINDS, WEIGHT_BITS, random_graph, random_inputs
+from bitloop.graph.ir import AvgPool, Concat, Conv, MaxPool, Reshape, Slice, Table
+from bitloop.sim.random_graphs import KINDS, TABLE_KINDS, WEIGHT_BITS, random_graph, random_inputs
 
 
 def outputs(seed: int, kind: str, bits: int, lanes: int = 4) -> dict[str, np.ndarray]:
@@ -16,7 +16,7 @@ def outputs(seed: int, kind: str, bits: int, lanes: int = 4) -> dict[str, np.nda
     return execute(graph, random_inputs(graph, seed))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, *TABLE_KINDS))
 def test_outputs_are_reproducible_and_spread(kind: str) -> None:
     spreads = []
     for seed in range(16):
@@ -34,7 +34,7 @@ def test_covers_the_contract(multiplier_bits: int) -> None:
     graphs = [
         random_graph(seed, 8, kind, bits, multiplier_bits)
         for seed in range(8)
-        for kind in KINDS
+        for kind in (*KINDS, *TABLE_KINDS)
         for bits in WEIGHT_BITS
     ]
     nodes = [node for graph in graphs for node in graph.nodes]
@@ -47,6 +47,9 @@ def test_covers_the_contract(multiplier_bits: int) -> None:
     assert any(len(set(node.padding)) > 2 for node in convolutions)
     assert any(isinstance(node, MaxPool) and node.padding != (0,) * 4 for node in nodes)
     assert any(isinstance(node, AvgPool) and node.padding != (0,) * 4 for node in nodes)
+    assert any(isinstance(node, AvgPool) and node.regions for node in nodes)
+    assert any(node.input_dilation != (1, 1) for node in convolutions)
+    assert {Concat, Slice, Reshape, Table} <= {type(node) for node in nodes}
     channels = {spec.shape[2] for graph in graphs for spec in graph.tensors.values()}
     assert {count % 8 for count in channels} == set(range(8))
     dtypes = {graph.tensors[name].source_dtype for graph in graphs for name in graph.inputs}
