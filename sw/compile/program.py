@@ -40,6 +40,12 @@ class Words:
     def cells(self) -> slice:
         return slice(self.start, self.start + self.count)
 
+    def overlaps(self, other: Words) -> bool:
+        """Whether they have a word in common."""
+        if self.memory != other.memory:
+            return False
+        return self.start < other.start + other.count and other.start < self.start + self.count
+
 
 @dataclass(frozen=True)
 class Instruction:

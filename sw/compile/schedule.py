@@ -12,9 +12,9 @@ from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Opcode, Window
 
 from .chunks import Chunker
-from .instruct import Compiled, compute_fields, compute_touches
+from .instruct import Block, Compiled, compute_fields, compute_touches
 from .layer import Network
-from .moves import Chunk
+from .moves import Chunk, Store
 from .place import Placement
 from .program import Program, Words
 from .sections import Sections
@@ -43,44 +43,62 @@ def schedule(
     chunker = Chunker(network, items, placement, streams, config)
     chunks = chunker.make()
     inference = Program(config, chunker.moves.external_words)
-    _emit(inference, chunks, items, sections)
+    _Emitter(inference, items, sections).emit(chunks)
     return setup, inference
 
 
-def _emit(
-    program: Program, chunks: Sequence[Chunk], items: Sequence[Compiled], sections: Sections
-) -> None:
-    """Put chunks into the program, their loads as early as may be."""
-    loads = [(user, load) for user, chunk in enumerate(chunks) for load in chunk.loads]
-    emitted = 0
-    table: bytes | None = None
-    for index, chunk in enumerate(chunks):
-        ahead = 0
-        while emitted < len(loads):
-            user, load = loads[emitted]
-            if load.after >= index or (user > index and ahead == LOADS_AHEAD):
-                break
-            ahead += user > index
-            if load.table is not None and load.table != table:
-                table = load.table
-                _load_table(program, table, sections)
-            _add_load(program, load)
-            emitted += 1
-        if chunk.block is not None:
-            item, block = items[chunk.index], chunk.block
-            reads, writes = compute_touches(item, block, program.config)
-            fields = compute_fields(item, block, program.config)
-            program.add(Opcode.COMPUTE, fields, reads, writes)
-        for store in chunk.stores:
-            program.add(Opcode.STORE_ACTIVATIONS, store.fields, (store.reads,), (store.writes,))
+class _Emitter:
+    """Puts chunks into a program: their loads as early as may be, their stores behind the next
+    computation, so that neither keeps it from being dispatched."""
 
+    def __init__(self, program: Program, items: Sequence[Compiled], sections: Sections) -> None:
+        self.program = program
+        self.items = items
+        self.sections = sections
+        self._table: bytes | None = None
+        self._pending: list[tuple[int, Store]] = []
+        """Stores not yet in the program, and their chunks."""
 
-def _add_load(program: Program, load: Load) -> None:
-    reads: tuple[Words, ...] = () if load.reads is None else (load.reads,)
-    program.add(load.opcode, load.fields, reads, (load.writes,), load.section)
+    def emit(self, chunks: Sequence[Chunk]) -> None:
+        """All of them."""
+        loads = [(user, load) for user, chunk in enumerate(chunks) for load in chunk.loads]
+        emitted = 0
+        for index, chunk in enumerate(chunks):
+            ahead = 0
+            while emitted < len(loads):
+                user, load = loads[emitted]
+                if load.after >= index or (user > index and ahead >= LOADS_AHEAD):
+                    break
+                ahead += user > index
+                self._load(load)
+                emitted += 1
+            if chunk.block is not None:
+                self._compute(chunk, chunk.block)
+            self._store(index - 1)
+            self._pending += [(index, store) for store in chunk.stores]
+        self._store(len(chunks))
 
+    def _load(self, load: Load) -> None:
+        self._store(load.after)
+        if load.table is not None and load.table != self._table:
+            self._table = load.table
+            offset = self.sections.add("parameters", [np.frombuffer(load.table, np.uint8)])
+            fields = {"window": Window.PROGRAM, "offset": offset}
+            self.program.add(Opcode.LOAD_TABLE, fields, (), (), "parameters")
+        reads: tuple[Words, ...] = () if load.reads is None else (load.reads,)
+        self.program.add(load.opcode, load.fields, reads, (load.writes,), load.section)
 
-def _load_table(program: Program, table: bytes, sections: Sections) -> None:
-    offset = sections.add("parameters", [np.frombuffer(table, np.uint8)])
-    fields = {"window": Window.PROGRAM, "offset": offset}
-    program.add(Opcode.LOAD_TABLE, fields, (), (), "parameters")
+    def _compute(self, chunk: Chunk, block: Block) -> None:
+        item, config = self.items[chunk.index], self.program.config
+        reads, writes = compute_touches(item, block, config)
+        hit = [i for i, y in self._pending if any(y.reads.overlaps(words) for words in writes)]
+        if hit:
+            self._store(max(hit))
+        self.program.add(Opcode.COMPUTE, compute_fields(item, block, config), reads, writes)
+
+    def _store(self, last: int) -> None:
+        """The stores of chunks up to `last`."""
+        while self._pending and self._pending[0][0] <= last:
+            _, store = self._pending.pop(0)
+            words = ((store.reads,), (store.writes,))
+            self.program.add(Opcode.STORE_ACTIVATIONS, store.fields, *words)

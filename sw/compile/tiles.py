@@ -24,12 +24,17 @@ from .planner import Planner
 
 LATENCY = 60
 """Cycles from a load's or store's start to its first byte, about."""
-RUN_CYCLES = 4
-"""Cycles that a run of bytes costs at least."""
+RUN_CYCLES = 20
+"""Cycles that a run of bytes costs at least, about: bursts in flight share the latency."""
+MOVE_BYTES = 4
+"""Bytes a cycle that loads and stores move at most, whatever the bus."""
 COMPUTE_OVERHEAD = 30
 """Cycles that a further COMPUTE costs, about."""
 PASS_CYCLES = 8
 """Cycles that a pass adds to a pixel of a word, about."""
+
+MORE_TILES = (1, 1.25, 1.5, 2, 3, 4, 8)
+"""Tiles tried, in units of the fewest that fit: more of them start sooner."""
 
 Gaps = tuple[tuple[int, int], ...]
 """(first word, words) of what is free in the activation RAM."""
@@ -143,7 +148,7 @@ class Tiler:
     def __init__(self, planner: Planner, config: CoreConfig) -> None:
         self.planner = planner
         self.config = config
-        self.bus = config.data_bits // 8
+        self.bus = min(MOVE_BYTES, config.data_bits // 8)
 
     def choose(self, job: Job, gaps: Gaps) -> Tiling | None:
         """The tiling of fewest cycles whose buffers fit into `gaps`; None where none does."""
@@ -195,7 +200,8 @@ class Tiler:
                 if not rows:
                     continue
                 counts = -(-height // rows)
-                for count in dict.fromkeys((counts, 2 * counts, 4 * counts)):
+                for ratio in MORE_TILES:
+                    count = min(height, ceil(counts * ratio))
                     shape = replace(order, rows=-(-height // count), columns=columns)
                     tiling = self._build(job, shape, (inputs, outputs), gaps)
                     if tiling is not None:
@@ -333,20 +339,27 @@ class Tiler:
             sweeps = 1
             if tiling.pieces_first and not tiling.sliced and tiles > len(tiling.source.bases):
                 sweeps = parts
-            runs = rows * column_parts
+            run, runs = job.source[2] * columns // column_parts, rows * column_parts
             if tiling.sliced or tiling.passes_first:
-                runs = rows * columns * max(parts, passes)
+                slices = max(parts, passes)
+                run, runs = -(-job.source[2] // slices), rows * columns * slices
             elif whole:
-                runs = row_parts
-            loaded = max(ceil(rows * columns * job.source[2] / self.bus), RUN_CYCLES * runs)
+                run, runs = job.source[2] * columns * rows // row_parts, row_parts
+            words = rows * columns * -(-job.source[2] // self.config.lanes)
+            if layout.fold:
+                words = rows * layout.width
+            loaded = max(self._moved(run, runs), words)
             read = sweeps * loaded
             loads = sweeps * tiles
             exposed += loaded // tiles + LATENCY
             if buffers[0] == 1 and loads > 1:
                 exposed += read + loads * LATENCY
-        size_out = ceil(height * width * channels / self.bus)
-        runs = height * width * parts if parts > 1 else height * column_parts
-        moved = max(size_out, RUN_CYCLES * (runs if not whole or parts > 1 else row_parts))
+        run, runs = channels * tiling.columns, height * column_parts
+        if parts > 1:
+            run, runs = -(-channels // parts), height * width * parts
+        elif whole:
+            run, runs = channels * width * tiling.rows, row_parts
+        moved = self._moved(run, runs)
         if tiling.residual is not None:
             read += moved
             if buffers[0] == 1:
@@ -359,6 +372,10 @@ class Tiler:
         again = 1 if tiling.pieces_first or job.supply.hold else tiles
         read += ceil(job.supply.bytes / self.bus) * again
         return max(compute, read, written) + exposed
+
+    def _moved(self, run: int, runs: int) -> int:
+        """Cycles to load or store so many runs of `run` bytes."""
+        return runs * max(ceil(run / self.bus), RUN_CYCLES)
 
 
 def _most_input(layer: Layer, axis: int, outputs: int, size: int) -> int:
