@@ -183,7 +183,9 @@ def profile_of(
     cycles: int, causes: dict[str, int], trace: Sequence[int], layers: int, config: CoreConfig
 ) -> Profile:
     """Counters and the marks of the trace as a profile; raises `DeviceError` unless the marks are
-    those of `layers` layers."""
+    those of `layers` layers. Without a COMPUTE there are no marks: all cycles are the head."""
+    if layers == 0 and not trace:
+        return Profile(cycles, causes, head=cycles, layer_cycles=(), tail=0)
     if len(trace) != layers + 1:
         if layers + 1 > config.trace_entries:
             raise DeviceError(
