@@ -116,6 +116,8 @@ class _Builder:
         fields["repeat"] = self.repeats[index % len(self.repeats)]
         fields["increment"] = self.integer(-3, 5)
         fields["shift"] = int(self.chance(0.2))
+        fields["seed"] = int(self.chance(0.1))
+        fields["emit"] = fields["mac"] & self.chance(0.1)
         return STEP.encode(fields)
 
     def _opcode(self) -> Opcode:
@@ -214,6 +216,8 @@ class _Builder:
             "mark": mark,
             "mode": int(self.rng.choice(modes)),
             "residual": residual,
+            "wrap": int(self.chance(0.2)),
+            "seeded": int(self.chance(0.2)),
             "step_base": base,
             "prologue_count": prologue,
             "step_count": body,

@@ -26,35 +26,37 @@ class ComputeUnit {
     // The load bus is taken.
     bool load_valid() const { return load_valid_; }
     // The output under way from this cycle on, null if none.
-    const Output* output() const { return go_ && pixel_end_ ? &output_ : nullptr; }
+    const Output* output() const { return go_ && output_now_ ? &output_ : nullptr; }
 
     // A program starts.
     void restart() { held_valid_ = false; }
 
     // `empty`: the collector's.
     void evaluate(bool empty) {
-        go_ = pixel_end_ = residual_read_ = load_valid_ = false;
+        go_ = output_now_ = residual_read_ = load_valid_ = false;
         if (state_ == State::kConstants) load_valid_ = empty;
         if (state_ != State::kRun || !fetch_.valid()) return;
         const StepEntry& entry = fetch_.entry();
         entry_end_ = repeat_ == entry.repeat;
         pixel_end_ = entry_end_ && fetch_.last();
+        output_now_ = pixel_end_ || entry.emit;
         bool taken = false;
         if (residual_pending_) {
-            const int bank = walk_.residual() & kBankMask;
+            const int bank = walk_.residual() & kBankMask, base = origin(entry);
             for (int j = 0; j < kStepSlots; j++) {
-                taken |= (entry.valid >> j & 1) && ((base_ + entry.offset[j]) & kBankMask) == bank;
+                taken |= (entry.valid >> j & 1) && ((base + entry.offset[j]) & kBankMask) == bank;
             }
             residual_read_ = !taken || pixel_end_;
         }
         go_ = true;
-        if (pixel_end_) {
-            swap_ = walk_.group_start();
-            go_ = !(swap_ && !shadow_full()) && !(residual_pending_ && taken) &&
+        if (output_now_) {
+            several_ = entry.emit || emitted_ != 0;
+            swap_ = walk_.group_start() || several_;
+            go_ = !(swap_ && !shadow_full()) && !(pixel_end_ && residual_pending_ && taken) &&
                   !(instruction_->residual && ended_before_);
             if (go_) {
-                end_ = walk_.end();
-                output_ = {walk_.output(), end_, instruction_->mark != 0};
+                end_ = pixel_end_ && walk_.end();
+                output_ = {walk_.output() + emitted_, end_, instruction_->mark != 0};
                 illegal_ |= !entry.mac;
             }
         }
@@ -94,8 +96,8 @@ class ComputeUnit {
         for (int j = 0; j < kStepSlots; j++) {
             if (!(read.entry->valid >> j & 1)) continue;
             const int row = read.row + read.entry->dy[j], column = read.column + read.entry->dx[j];
-            const bool inside = row >= 0 && row < int(read.instruction->input_height) &&
-                                column >= 0 && column < int(read.instruction->input_width);
+            const bool inside = read.entry->seed || (row >= 0 && row < int(read.instruction->input_height) &&
+                                column >= 0 && column < int(read.instruction->input_width));
             if (inside && ((read.base + read.entry->offset[j]) & kBankMask) == bank) return true;
         }
         return false;
@@ -111,9 +113,13 @@ class ComputeUnit {
         int base = 0, row = 0, column = 0, residual = -1;
     };
 
-    using Constants = std::array<int64_t, 12>;
+    using Constants = std::array<int64_t, 13>;
 
     static constexpr int kBankMask = 3;
+    static constexpr int kMostOutputs = 4;  // of a pixel
+
+    // Partial sums lie where a residual would.
+    int origin(const StepEntry& entry) const { return entry.seed ? walk_.residual() : base_; }
 
     bool shadow_full() const { return parameters_left_ == 0 && settle_ == 0; }
 
@@ -133,7 +139,7 @@ class ComputeUnit {
     void begin() {
         fetch_.start(*instruction_);
         walk_.start(*instruction_);
-        repeat_ = 0;
+        repeat_ = emitted_ = 0;
         base_ = int(instruction_->input_base);
         residual_pending_ = instruction_->residual;
         ended_before_ = false;
@@ -146,7 +152,7 @@ class ComputeUnit {
             const StepEntry& entry = fetch_.entry();
             reads_[0].entry = &entry;
             reads_[0].instruction = instruction_;
-            reads_[0].base = base_;
+            reads_[0].base = origin(entry);
             reads_[0].row = walk_.row();
             reads_[0].column = walk_.column();
         }
@@ -161,14 +167,19 @@ class ComputeUnit {
                 repeat_ = 0;
                 base_ = walk_.input();
             }
+            if (output_now_) {
+                const bool no_more = several_ ? end_ : walk_.group_end();
+                if (swap_ && !no_more) parameters_left_ = p_.parameter_words_per_group;
+                emitted_ = (emitted_ + 1) % kMostOutputs;
+            }
             if (pixel_end_) {
-                if (swap_ && !walk_.group_end()) parameters_left_ = p_.parameter_words_per_group;
+                emitted_ = 0;
                 walk_.advance();
                 base_ = walk_.input();
                 residual_pending_ = instruction_->residual;
             }
         }
-        ended_before_ = go_ && pixel_end_;
+        ended_before_ = go_ && output_now_;
         fetch_.tick(go_ && entry_end_);
         if (ended_before_ && end_) {
             fetch_.stop();
@@ -188,14 +199,15 @@ class ComputeUnit {
 
     // What the columns keep for an instruction; the add's are zero where there is no residual.
     static Constants constants(const Compute& i) {
-        Constants values = {i.low, i.high, i.half_even, i.output_parity, i.residual};
+        Constants values = {i.low,      i.high, i.half_even, i.output_parity,
+                            i.residual, i.wrap, i.seeded};
         if (i.residual) {
-            values[5] = i.add_output_multiplier;
-            values[6] = i.add_residual_multiplier;
-            values[7] = i.add_constant;
-            values[8] = i.add_shift;
-            values[9] = i.add_low;
-            values[10] = i.add_high;
+            values[7] = i.add_output_multiplier;
+            values[8] = i.add_residual_multiplier;
+            values[9] = i.add_constant;
+            values[10] = i.add_shift;
+            values[11] = i.add_low;
+            values[12] = i.add_high;
         }
         return values;
     }
@@ -213,11 +225,13 @@ class ComputeUnit {
     bool held_valid_ = false;
     int constants_sent_ = 0;
     int repeat_ = 0, base_ = 0;
+    int emitted_ = 0;  // outputs of this pixel so far
     bool residual_pending_ = false, ended_before_ = false, illegal_ = false;
     int parameters_left_ = 0, settle_ = 0;
     BankRead reads_[2];
     Output output_;
     bool go_ = false, entry_end_ = false, pixel_end_ = false, swap_ = false, end_ = false;
+    bool output_now_ = false, several_ = false;
     bool residual_read_ = false, load_valid_ = false;
 };
 

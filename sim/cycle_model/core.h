@@ -15,6 +15,7 @@
 #include "loader.h"
 #include "memory_image.h"
 #include "read_engine.h"
+#include "recorder.h"
 #include "storer.h"
 #include "write_engine.h"
 
@@ -32,6 +33,9 @@ class Core {
     }
 
     const Counters& counters() const { return counters_; }
+    const Recorder& recorder() const { return recorder_; }
+    // Whether runs are recorded from now on.
+    void record(bool on) { recording_ = on; }
 
     // Run a program to its end: an empty string, or why it does not get there.
     std::string run(uint32_t offset, uint32_t lines, uint64_t cycle_limit) {
@@ -41,6 +45,7 @@ class Core {
         dispatch_.start(image_.at(kWindowProgram, offset, lines * kLineBytes), offset, lines);
         compute_.restart();
         counters_.start();
+        recorder_.start();
         int patience = p_.watchdog_cycles;
         for (;;) {
             const bool finished = dispatch_.finished() && reader_.idle() && writer_.idle();
@@ -104,9 +109,9 @@ class Core {
         activity.loader_activations = loader_.busy_activations();
         activity.storer_busy = storer_.busy();
         activity.marked = collector_.marked();
-        counters_.tick(activity);
-
         const bool retired[kQueues] = {loader_.retired(), collector_.retired(), writer_.finished()};
+        const int cause = counters_.tick(activity);
+        if (recording_) record(cause, retired);
         const bool progress = compute_.issued() || collector_.output_valid() || reader_.beat() ||
                               (signals_.wvalid && bus.wready) || bus.bvalid || retired[0] ||
                               retired[1] || retired[2];
@@ -134,6 +139,16 @@ class Core {
         return progress;
     }
 
+    void record(int cause, const bool retired[kQueues]) {
+        const uint64_t cycle = counters_.cycles() - 1;
+        recorder_.count(cause, cycle);
+        if (dispatch_.issues() >= 0) recorder_.issue(dispatch_.issues(), dispatch_.line(), cycle);
+        for (int q = 0; q < kQueues; q++) {
+            if (dispatch_.handed(q)) recorder_.take(q, cycle);
+            if (retired[q]) recorder_.retire(q, cycle);
+        }
+    }
+
     Parameters p_;
     ParametricMemory& memory_;
     MasterSignals signals_;
@@ -146,6 +161,8 @@ class Core {
     ComputeUnit compute_;
     Collector collector_;
     Counters counters_;
+    Recorder recorder_;
+    bool recording_ = false;
     uint64_t now_ = 0;
 };
 

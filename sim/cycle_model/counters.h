@@ -32,15 +32,17 @@ class Counters {
         seen_step_ = false;
     }
 
-    // A running cycle.
-    void tick(const Activity& a) {
+    // A running cycle; its cause.
+    int tick(const Activity& a) {
         if (a.marked || (a.issued && !seen_step_)) {
             // The cause is registered before it counts, so the counter lags behind.
             if (int(trace_.size()) < entries_) trace_.push_back(cycles_ ? cycles_ - 1 : 0);
             seen_step_ = true;
         }
         cycles_++;
-        causes_[cause_of(a)]++;
+        const int cause = cause_of(a);
+        causes_[cause]++;
+        return cause;
     }
 
   private:

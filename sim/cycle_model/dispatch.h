@@ -23,6 +23,7 @@ class Dispatch {
         offset_ = offset;
         lines_left_ = lines;
         halted_ = false;
+        dispatched_ = 0;
         std::fill(retired_, retired_ + kQueues, uint16_t(0));
     }
 
@@ -69,6 +70,9 @@ class Dispatch {
 
     // The instruction that queue q's unit takes in this cycle, null if none.
     const uint8_t* handed(int queue) const { return handed_[queue] ? slots_[queue].line : nullptr; }
+    // The queue that an instruction enters at this cycle's end, -1 if none; the line it ends with.
+    int issues() const { return fills_ == kSecondHalf ? int(kQueueCompute) : issue_of(fills_); }
+    int line() const { return int(dispatched_); }
     // The COMPUTE slot's unsatisfied dependencies, one bit a queue.
     unsigned waiting() const { return waiting_[kQueueCompute]; }
     bool illegal_opcode() const { return illegal_opcode_; }
@@ -117,6 +121,7 @@ class Dispatch {
         case kOpLoadParameters:
         case kOpLoadSteps:
         case kOpLoadActivations:
+        case kOpLoadTable:
             return kQueueLoad;
         case kOpCompute:
             return kQueueCompute;
@@ -126,6 +131,8 @@ class Dispatch {
             return -1;
         }
     }
+
+    static int issue_of(int fills) { return fills == kQueueCompute ? -1 : fills; }
 
     unsigned unsatisfied(const Slot& slot) const {
         unsigned bits = 0;

@@ -78,3 +78,18 @@ EXPORT int bitloop_model_trace(void* handle, uint32_t* values, int most) {
     std::copy_n(trace.begin(), std::min<size_t>(trace.size(), most), values);
     return int(trace.size());
 }
+
+EXPORT void bitloop_model_record(void* handle, int on) { as_model(handle)->core.record(on); }
+
+// What the last run recorded; valid until the next run.
+EXPORT const InstructionTime* bitloop_model_instructions(void* handle, uint64_t* count) {
+    const auto& found = as_model(handle)->core.recorder().instructions();
+    *count = found.size();
+    return found.data();
+}
+
+EXPORT const CauseRun* bitloop_model_causes(void* handle, uint64_t* count) {
+    const auto& found = as_model(handle)->core.recorder().causes();
+    *count = found.size();
+    return found.data();
+}

@@ -12,7 +12,7 @@ namespace bitloop {
 // A step entry as the issue stage needs it.
 struct StepEntry {
     uint8_t valid = 0;  // bit j: slot j
-    bool mac = false;
+    bool mac = false, seed = false, emit = false;
     int8_t dy[kStepSlots] = {}, dx[kStepSlots] = {};
     uint16_t offset[kStepSlots] = {};
     int repeat = 0, increment = 0;
@@ -31,6 +31,8 @@ struct StepEntry {
             entry.offset[j] = uint16_t(offset[j]);
         }
         entry.mac = step.mac;
+        entry.seed = step.seed;
+        entry.emit = step.emit;
         entry.repeat = int(step.repeat);
         entry.increment = step.increment;
         return entry;

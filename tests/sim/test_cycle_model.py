@@ -114,6 +114,7 @@ HALT = encode_instruction(Opcode.HALT)
     [
         (encode_instruction(Opcode.LOAD_WEIGHTS, offset=1 << 24, count=1), "WINDOW_VIOLATION"),
         (encode_instruction(Opcode.LOAD_WEIGHTS, count=0), "ILLEGAL_FIELD"),
+        (encode_instruction(Opcode.COMPUTE, step_count=0), "ILLEGAL_FIELD"),
         (encode_instruction(Opcode.LOAD_STEPS, destination=511, count=2), "ILLEGAL_FIELD"),
         (
             encode_instruction(
