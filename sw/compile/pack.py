@@ -28,15 +28,14 @@ def pack_weights(layer: Layer, plan: Plan, config: CoreConfig) -> NDArray[np.uin
         groups = -(-channels // config.columns)
         padded = np.zeros((groups * config.columns, taps + 1), np.int8)
         padded[:channels, :-1] = layer.weights
-    codes = padded[:, plan.source]  # the last column is the 0 that source -1 takes
     bits = 8 // digits
-    packed = np.zeros((padded.shape[0], rows, lanes), np.uint8)
-    for digit in range(digits):
-        field = codes[:, :, digit].view(np.uint8) & np.uint8((1 << bits) - 1)
-        packed |= field << np.uint8(bits * digit)
-    shape = (groups, config.columns, rows, lanes)
-    ordered = packed.reshape(shape).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(ordered).reshape(groups, rows, config.weight_row_bytes)
+    result = np.zeros((groups, rows, config.columns, lanes), np.uint8)
+    for group, columns in enumerate(padded.reshape(groups, config.columns, -1)):
+        codes = columns[:, plan.source]  # the last one is the 0 that source -1 takes
+        for digit in range(digits):
+            field = codes[:, :, digit].view(np.uint8) & np.uint8((1 << bits) - 1)
+            result[group] |= (field << np.uint8(bits * digit)).transpose(1, 0, 2)
+    return result.reshape(groups, rows, config.weight_row_bytes)
 
 
 def pack_parameters(

@@ -12,8 +12,6 @@ from ..errors import CompileError
 from .layer import Kind, Layer
 
 ACCUMULATOR_LIMIT = 1 << 31
-CODES = np.arange(-128, 128, dtype=np.int64)
-"""All weight codes, in the order of the tables by code."""
 
 
 def bound(layer: Layer) -> NDArray[np.int64]:
@@ -22,9 +20,12 @@ def bound(layer: Layer) -> NDArray[np.int64]:
     Activations are 0..255, so sums lie between 255 times the negative weights' sum and 255 times
     the positive weights', in whatever order the steps come.
     """
-    positive = _per_channel(layer, np.maximum(CODES, 0))
-    negative = _per_channel(layer, np.maximum(-CODES, 0))
-    return 255 * np.maximum(positive, negative)
+    channels = layer.requant.multiplier.size
+    if layer.kind in (Kind.MAXIMUM, Kind.COPY):
+        return np.zeros(channels, np.int64)
+    positive = np.maximum(layer.weights, 0).sum(1, dtype=np.int64)
+    negative = -np.minimum(layer.weights, 0).sum(1, dtype=np.int64)
+    return np.broadcast_to(255 * np.maximum(positive, negative), channels).copy()
 
 
 def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
@@ -59,11 +60,3 @@ def constants(layer: Layer, config: CoreConfig) -> NDArray[np.int64]:
             f"at most {config.max_shift} on core {config.name}"
         )
     return result
-
-
-def _per_channel(layer: Layer, table: NDArray[np.int64]) -> NDArray[np.int64]:
-    channels = layer.requant.multiplier.size
-    if layer.kind in (Kind.MAXIMUM, Kind.COPY):
-        return np.zeros(channels, np.int64)
-    sums = table[layer.weights.astype(np.int64) + 128].sum(1)
-    return np.broadcast_to(sums, channels).copy()

@@ -258,7 +258,8 @@ def _check_conv(node: Conv, source: TensorSpec, target: TensorSpec, multiplier_b
             dilated_size(source.shape[1], node.input_dilation[1]))  # fmt: skip
     _check_window(node.name, size, target, kernel, node.stride, node.padding, node.dilation)
     _check_requant(node.name, node.requant, out_channels, multiplier_bits)
-    bound = 255 * int(np.abs(weights.astype(np.int64)).reshape(out_channels, -1).sum(1).max())
+    magnitudes = np.abs(weights.reshape(out_channels, -1), dtype=np.int16)
+    bound = 255 * int(magnitudes.sum(1, dtype=np.int64).max())
     if bound >= 1 << 31:
         _fail(node.name, f"accumulator may reach {bound}, must stay below 2^31")
 
