@@ -8,6 +8,8 @@ words tagged with the bytes that count.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -266,7 +268,7 @@ class ByteExtractor(wiring.Component):
         return m
 
 
-def rotated(m: Module, lanes: data.View, amount: Value) -> Signal:
+def rotated(m: Module, lanes: data.View | Sequence[Value], amount: Value) -> Signal:
     """Four bytes turned: lane j of the result is lane (j + amount) mod 4."""
     turned = Signal(data.ArrayLayout(unsigned(8), 4))
     for lane in range(4):

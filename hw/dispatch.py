@@ -134,6 +134,7 @@ class Dispatch(wiring.Component):
                         Opcode.LOAD_PARAMETERS,
                         Opcode.LOAD_STEPS,
                         Opcode.LOAD_ACTIVATIONS,
+                        Opcode.LOAD_TABLE,
                     ):
                         self._fill(m, Queue.LOAD, slots, free, issue, line, line_taken)
                     with m.Case(Opcode.STORE_ACTIVATIONS):

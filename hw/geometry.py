@@ -33,6 +33,10 @@ def geometry_layout(config: CoreConfig) -> data.StructLayout:
             "flip": 1,
             "extra": 4,  # further words at a row's end
             "fill": 8,
+            "skip": 2,  # folded pixels without a word between those that have one
+            "phase": 2,  # and before the first
+            "pairs": 1,  # two groups of six bytes may be taken as three times four
+            "table": 1,  # codes are replaced
         }
     )
 
@@ -60,25 +64,36 @@ def decode_geometry(config: CoreConfig, line: data.View, folds: bool) -> Value:
         "first_top": first,
         "first_bytes": first,
         "flip": line.signed_codes,
-        "extra": Const(0, 4),
-        "fill": Const(0, 8),
+        **{name: Const(0) for name in ("extra", "fill", "skip", "phase", "pairs", "table")},
     }
     if folds:
         folded = line.fold != 0
         values["first_top"] = Mux(folded, (_folded_bytes(line) - 1)[:lane_bits], first)
         values["extra"] = Mux(folded, line.fold_extra, 0)
-        values["fill"] = line.fill
-    return Cat(values[name][: field.width] for name, field in layout)
+        values["fill"] = Mux(folded, line.fill, 0)
+        values["skip"] = Mux(folded, line.fold_skip, 0)
+        values["phase"] = Mux(folded, line.fold_phase, 0)
+        # A run that ended inside a group would give fewer than four bytes.
+        six_bytes = (line.channels[:3] == 3) & (line.fold_skip == 1)
+        values["pairs"] = folded & six_bytes & (line.segments[1:] == 0)
+        values["table"] = line.table
+    return Cat(_sized(values[name], field.width) for name, field in layout)
 
 
 def illegal_geometry(config: CoreConfig, line: data.View, folds: bool) -> Value:
-    """Whether a count is 0 or the folded pixels do not fit a word."""
+    """Whether a count is 0, the folded pixels do not fit a word, or the first that has a word
+    comes later than the next would."""
     counts = (line.segments, line.segment_bytes, line.height, line.width, line.channels)
     illegal = Cat(count == 0 for count in counts).any()
     if folds:
         too_many = (line.channels > MAX_FOLD_CHANNELS) | (_folded_bytes(line) > config.lanes)
-        illegal |= (line.fold != 0) & too_many
+        late = line.fold_phase > line.fold_skip
+        illegal |= (line.fold != 0) & (too_many | late)
     return illegal
+
+
+def _sized(value: Value, width: int) -> Value:
+    return Cat(value, Const(0, width))[:width]
 
 
 def _folded_bytes(line: data.View) -> Value:

@@ -95,9 +95,9 @@ segment_bytes must equal height * width * channels), XORs 0x80 into each byte if
 writes each pixel into ceil(channels / N) consecutive words (bytes beyond `channels` zero), row y
 from `destination` + y * row_step. With `fold` = F > 0 (channels <= 4, F * channels <= N) each pixel
 makes one word instead: bytes 0 .. F * channels - 1 are the pixels x - F + 1 .. x of the row, oldest
-first, pixels outside the row being `fill`; `fold_extra` further words follow at the row's end
-(x = width .. width + fold_extra - 1). Of these, words are written only for x = fold_phase,
-fold_phase + fold_skip + 1, ... (one after the other).
+first, pixels outside the row and the bytes that are left being `fill`; `fold_extra` further words
+follow at the row's end (x = width .. width + fold_extra - 1). Of these, words are written only for
+x = fold_phase, fold_phase + fold_skip + 1, ... (one after the other).
 
 **STORE_ACTIVATIONS** is the reverse of the unfolded load.
 """

@@ -21,6 +21,7 @@ from .word_writer import STEP_WRITE_LAYOUT, LoadKind, WordWriter
 
 INSTRUCTIONS_AHEAD = 4
 """Instructions whose bytes are asked for before the oldest has been written."""
+TABLE_BYTES_LOG2 = 8
 SEGMENTS_AHEAD = 8
 """Runs asked for before their bytes come."""
 
@@ -48,7 +49,7 @@ class Loader(wiring.Component):
     busy_activations : out, the oldest of them is a LOAD_ACTIVATIONS
     stop : in, take and request nothing more
     error : `ERROR_LAYOUT`, out; ILLEGAL_FIELD: a count of 0, a destination beyond the memory, bytes
-        that do not match the pixels, or a fold that does not fit
+        that do not match the pixels, or a fold that does not fit or starts beyond its skip
     """
 
     def __init__(self, config: CoreConfig, load_latency: int) -> None:
@@ -104,12 +105,14 @@ class Loader(wiring.Component):
             tasks.source.ready.eq(done),
             words.start.eq(start & ~is_pixels),
             words.kind.eq(kind),
+            words.is_table.eq(task.geometry.table),
             words.destination.eq(task.geometry.destination),
             words.given.eq(extractor.given),
             words.load_ready.eq(self.load_ready),
             pixels.start.eq(start & is_pixels),
             pixels.geometry.eq(task.geometry),
             pixels.given.eq(extractor.given),
+            pixels.table.eq(words.table),
             extractor.want.eq(Mux(kind == LoadKind.ACTIVATIONS, pixels.want, words.want)),
             extractor.ready.eq(pixels.ready | words.ready),
             self.load.eq(words.load),
@@ -137,11 +140,13 @@ class Loader(wiring.Component):
         pixels = views[LoadKind.ACTIVATIONS]
         kind = Signal(2)
         is_pixels = kind == LoadKind.ACTIVATIONS
+        is_table = Signal()
         size = Signal(27, reset_less=True)
         geometry = Signal(geometry_layout(config), reset_less=True)
         bad = Signal(reset_less=True)
 
-        # Destinations and counts of all but activations; memory words and bytes of one count.
+        # Destinations and counts of all but activations; memory words and bytes of one count. A
+        # table goes as STEPS, whose fields are 0 in it.
         words = config.parameter_words_per_group
         tables = {
             LoadKind.WEIGHTS: (1, config.weight_row_bytes, config.weight_rows),
@@ -151,7 +156,11 @@ class Loader(wiring.Component):
         destination, count, units = Signal(12), Signal(13), Signal(16)
         run = Signal(27)
         depth = Signal(13)
-        m.d.comb += [kind.eq(pixels.opcode - 1), run.eq(pixels.segment_bytes)]
+        m.d.comb += [
+            kind.eq(pixels.opcode - 1),
+            is_table.eq(pixels.opcode == Opcode.LOAD_TABLE),
+            run.eq(pixels.segment_bytes),
+        ]
         with m.Switch(kind):
             for key, (units_each, bytes_each, limit) in tables.items():
                 with m.Case(key):
@@ -162,6 +171,10 @@ class Loader(wiring.Component):
                         run.eq(times(count, bytes_each)),
                         depth.eq(limit),
                     ]
+                    if key == LoadKind.STEPS:
+                        m.d.comb += run[TABLE_BYTES_LOG2].eq(
+                            times(count, bytes_each)[TABLE_BYTES_LOG2] | is_table
+                        )
         m.d.comb += [
             self.line.ready.eq(~taken & ~failed),
             leave.eq(decoded & ~bad & ~failed & walker.walk.ready & tasks.sink.ready),
@@ -183,13 +196,13 @@ class Loader(wiring.Component):
                 Mux(
                     is_pixels,
                     illegal_geometry(config, pixels, folds=True),
-                    (count == 0) | (destination + units > depth),
+                    ((count == 0) & ~is_table) | (destination + units > depth),
                 )
             ),
             decoded.eq(taken & ~leave),
         ]
         with m.If(~is_pixels):
-            m.d.sync += geometry.destination.eq(destination)
+            m.d.sync += [geometry.destination.eq(destination), geometry.table.eq(is_table)]
         with m.If(self.line.ready):
             m.d.sync += [line.eq(self.line.payload), taken.eq(self.line.valid)]
         with m.If(leave):

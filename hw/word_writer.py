@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -19,10 +19,12 @@ STEP_WORDS = STEP_BITS // 32
 STEP_WRITE_LAYOUT = data.StructLayout(
     {"enable": 1, "address": STEP_ADDRESS_BITS, "data": STEP_BITS}
 )
+TABLE_WRITE_LAYOUT = data.StructLayout({"enable": 1, "address": 8, "data": 8})
 
 
 class LoadKind(enum.IntEnum):
-    """What an instruction of the LOAD queue fills; the opcode minus one."""
+    """What an instruction of the LOAD queue fills; the opcode minus one, modulo 4. A LOAD_TABLE
+    goes as STEPS that are a table."""
 
     WEIGHTS = 0
     PARAMETERS = 1
@@ -32,16 +34,19 @@ class LoadKind(enum.IntEnum):
 
 class WordWriter(wiring.Component):
     """Memory holds a weight row as N bytes for each column, parameters as `encode_parameters` makes
-    them for each column, a step entry as five words. All are multiples of 4 bytes long.
+    them for each column, a step entry as five words. All are multiples of 4 bytes long. A table is
+    written a byte a cycle.
 
     Members
     -------
     start : in, pulse; the first byte may be given from the next cycle on
     kind : `LoadKind` of this instruction, in; not ACTIVATIONS
+    is_table : in; STEPS are the bytes of the table
     destination : in, with `start`: weight row, parameter word or step entry
     given, want, ready : consumer's side of a `ByteExtractor`
     load : `load_write_layout`, out; waits for `load_ready`
     step : `STEP_WRITE_LAYOUT`, out
+    table : `TABLE_WRITE_LAYOUT`, out
     done : out, pulse: the last write has been taken
     """
 
@@ -51,6 +56,7 @@ class WordWriter(wiring.Component):
             {
                 "start": In(1),
                 "kind": In(2),
+                "is_table": In(1),
                 "destination": In(12),
                 "given": In(GIVEN_LAYOUT),
                 "want": Out(2),
@@ -58,6 +64,7 @@ class WordWriter(wiring.Component):
                 "load": Out(load_write_layout(config)),
                 "load_ready": In(1),
                 "step": Out(STEP_WRITE_LAYOUT),
+                "table": Out(TABLE_WRITE_LAYOUT),
                 "done": Out(1),
             }
         )
@@ -70,12 +77,12 @@ class WordWriter(wiring.Component):
         word_valid, word_final, taken = Signal(), Signal(reset_less=True), Signal()
         turned = rotated(m, self.given.lanes, self.given.position_first)
         m.d.comb += [
-            self.want.eq(3),
+            self.want.eq(Mux(self.is_table, 0, 3)),
             self.ready.eq(running & (~word_valid | taken)),
             self.done.eq(taken & word_final),
         ]
         # A run may end inside a word only where the loader's byte counts do, so every group of
-        # bytes given is a whole word.
+        # bytes given is a whole word, or a byte of the table.
         with m.If(~word_valid | taken):
             m.d.sync += [
                 word_valid.eq(running & self.given.valid),
@@ -125,11 +132,12 @@ class WordWriter(wiring.Component):
             with m.Case(LoadKind.STEPS):
                 m.d.comb += [
                     taken.eq(word_valid),
-                    self.step.enable.eq(word_valid & (part == STEP_WORDS - 1)),
+                    self.step.enable.eq(word_valid & (part == STEP_WORDS - 1) & ~self.is_table),
+                    self.table.enable.eq(word_valid & self.is_table),
                 ]
                 with m.If(taken):
                     m.d.sync += [part.eq(part + 1), shift.eq(Cat(shift[32:], word))]
-                    with m.If(part == STEP_WORDS - 1):
+                    with m.If((part == STEP_WORDS - 1) | self.is_table):
                         m.d.sync += [part.eq(0), address.eq(address + 1)]
         m.d.comb += [
             load.column.eq(column),
@@ -137,6 +145,8 @@ class WordWriter(wiring.Component):
             load.data.eq(Cat(word, nibbles[:4])),
             self.step.address.eq(address),
             self.step.data.eq(Cat(shift, word)),
+            self.table.address.eq(address),
+            self.table.data.eq(word),
         ]
         with m.If(self.start):
             m.d.sync += [running.eq(1), address.eq(self.destination), column.eq(0), part.eq(0)]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
 from typing import Any
 
 import cocotb
@@ -24,20 +23,19 @@ from bitloop.hw.axi import (
     flat_ports,
 )
 from bitloop.hw.config import CoreConfig, preset
-from bitloop.hw.isa import LINE_BITS, Opcode, Window, decode_program, encode_instruction
+from bitloop.hw.isa import LINE_BITS, Opcode, Window, encode_instruction
 from bitloop.hw.loader import Loader
 from bitloop.hw.read_engine import FETCH_CLIENT, LOADER_CLIENT, ReadEngine
 from bitloop.hw.registers import ErrorCode
-from bitloop.hw.streams import LoadTarget, activation_write_layout, load_write_layout
+from bitloop.hw.streams import activation_write_layout, load_write_layout
 from bitloop.hw.word_writer import STEP_WRITE_LAYOUT
 from bitloop.sim.regression import bench_config, bench_seed
 
 from .harness import AxiMemory, Bench, StreamSink, StreamSource, pack, unpack
+from .load_work import WINDOWS, Event, Monitor, load_events, random_load, random_program
 
 LOAD_LATENCY = 3
 MEMORY_BYTES = 1 << 17
-# Bases are aligned to 16 bytes, not to bursts.
-WINDOWS = {window: (0x8000 * window + 16 * (5 * window + 3), 0x7000) for window in Window}
 
 
 def bus_bits(config: CoreConfig) -> int:
@@ -106,126 +104,6 @@ def dut(preset_name: str) -> tuple[str, wiring.Component]:
     return "loader_bench", LoaderTop(config.replace(data_bits=bus_bits(config)))
 
 
-Event = tuple[Any, ...]
-
-
-def load_events(config: CoreConfig, memory: bytes, line: bytes) -> list[Event]:
-    """The writes of one instruction, in order, straight from the instruction set's text."""
-    ((opcode, f), *_) = decode_program(line + encode_instruction(Opcode.HALT))
-    base = WINDOWS[Window(f["window"])][0]
-    at = base + f["offset"]
-    if opcode is Opcode.LOAD_WEIGHTS:
-        size = f["count"] * config.weight_row_bytes
-        rows = np.frombuffer(memory[at : at + size], "<u4")
-        rows = rows.reshape(f["count"], config.columns, config.lanes // 4)
-        return [
-            ("load", LoadTarget.WEIGHTS, c, f["destination"] + r, k, int(rows[r, c, k]))
-            for r, c, k in np.ndindex(*rows.shape)
-        ]
-    if opcode is Opcode.LOAD_PARAMETERS:
-        per_group = config.parameter_words_per_group
-        shape = (f["count"], config.columns, per_group + 1)
-        table = np.frombuffer(memory[at : at + 4 * int(np.prod(shape))], "<u4").reshape(shape)
-        return [
-            (
-                "load",
-                LoadTarget.PARAMETERS,
-                c,
-                f["destination"] + g * per_group + i,
-                None,
-                int(table[g, c, 1 + i]) | (int(table[g, c, 0]) >> 4 * i & 15) << 32,
-            )
-            for g, c, i in np.ndindex(f["count"], config.columns, per_group)
-        ]
-    if opcode is Opcode.LOAD_STEPS:
-        return [
-            (
-                "step",
-                f["destination"] + i,
-                int.from_bytes(memory[at + 20 * i : at + 20 * i + 20], "little"),
-            )
-            for i in range(f["count"])
-        ]
-    raw = b"".join(
-        memory[at + s * f["segment_stride"] :][: f["segment_bytes"]] for s in range(f["segments"])
-    )
-    codes = np.frombuffer(raw, np.uint8) ^ (0x80 if f["signed_codes"] else 0)
-    image = codes.reshape(f["height"], f["width"], f["channels"])
-    events: list[Event] = []
-    for y in range(f["height"]):
-        words: list[np.ndarray] = []
-        if f["fold"]:
-            edge = f["fold"] - 1
-            padding = ((edge, f["fold_extra"]), (0, 0))
-            row = np.pad(image[y], padding, constant_values=f["fill"])
-            count = f["width"] + f["fold_extra"]
-            words = [row[x : x + f["fold"]].reshape(-1) for x in range(count)]
-        else:
-            for pixel in image[y]:
-                words += [pixel[i : i + config.lanes] for i in range(0, len(pixel), config.lanes)]
-        for i, word in enumerate(words):
-            padded = np.pad(word, (0, config.lanes - len(word)))
-            address = (f["destination"] + y * f["row_step"] + i) % (1 << 14)
-            events.append(("write", address, int.from_bytes(padded.tobytes(), "little")))
-    return events
-
-
-@dataclass
-class Monitor:
-    """Records writes, retirements and what was busy; holds the load bus back now and then."""
-
-    dut: Any
-    config: CoreConfig
-    rng: random.Random
-    pauses: float
-    sink: StreamSink = field(init=False)
-    events: list[Event] = field(default_factory=list)
-    taken_at: list[int] = field(default_factory=list)
-    retired_at: list[int] = field(default_factory=list)
-    busy_activations: set[bool] = field(default_factory=set)
-    cycle: int = 0
-
-    def __post_init__(self) -> None:
-        self.sink = StreamSink(self.dut, "write", self.rng, self.pauses)
-        self.load_layout = load_write_layout(self.config)
-
-    def drive(self) -> None:
-        self.load_ready = self.rng.random() >= self.pauses
-        self.dut.load_ready.value = self.load_ready
-        self.sink.drive()
-
-    def sample(self) -> None:
-        before = len(self.events)
-        seen = len(self.sink.received)
-        self.sink.sample()
-        for payload in self.sink.received[seen:]:
-            value = unpack(activation_write_layout(self.config), payload)
-            assert value["parts"] == (1 << self.config.groups_per_word) - 1
-            self.events.append(("write", value["address"], value["data"]))
-        load = unpack(self.load_layout, int(self.dut.load.value))
-        if load["valid"] and self.load_ready:
-            weights = load["target"] == LoadTarget.WEIGHTS
-            self.events.append(
-                (
-                    "load",
-                    LoadTarget(load["target"]),
-                    load["column"],
-                    load["address"],
-                    load["chunk"] if weights else None,
-                    load["data"] & (0xFFFFFFFF if weights else (1 << 36) - 1),
-                )
-            )
-        step = unpack(STEP_WRITE_LAYOUT, int(self.dut.step.value))
-        if step["enable"]:
-            self.events.append(("step", step["address"], step["data"]))
-        if int(self.dut.retired.value):
-            self.retired_at.append(self.cycle)
-        if int(self.dut.busy.value):
-            self.busy_activations.add(bool(int(self.dut.busy_activations.value)))
-        self.taken_at += [self.cycle] * (len(self.events) - before)
-        self.cycle += 1
-
-
 class Testbench:
     def __init__(self, dut: Any, rng: random.Random, latency: int = 3, pauses: float = 0.0) -> None:
         config = bench_config()
@@ -233,6 +111,7 @@ class Testbench:
         self.dut, self.rng = dut, rng
         self.memory = AxiMemory(dut, MEMORY_BYTES, rng, latency, pauses, config.data_bits)
         self.memory.contents[:] = rng.randbytes(MEMORY_BYTES)
+        self.table = np.zeros(256, np.uint8)
         self.line = StreamSource(dut, "line", rng, pauses)
         self.fetch = StreamSource(dut, "fetch", rng, 0.99)
         self.fetched = StreamSink(dut, "fetched", rng)
@@ -244,9 +123,9 @@ class Testbench:
             for window, (base, size) in WINDOWS.items()
         )
 
-    def expected(self, program: list[bytes]) -> list[Event]:
+    def expected(self, program: list[bytes]) -> list[list[Event]]:
         memory = bytes(self.memory.contents)
-        return [e for line in program for e in load_events(self.config, memory, line)]
+        return [load_events(self.config, memory, line, self.table) for line in program]
 
     def errors(self) -> tuple[int, int]:
         def code(port: Any) -> int:
@@ -264,78 +143,20 @@ class Testbench:
             limit,
         )
         assert self.errors() == (0, 0), f"errors {self.errors()}"
-        expected = self.expected(program)
+        by_line = self.expected(program)
+        expected = [event for events in by_line for event in events]
         got = self.monitor.events[start:]
         for index, (wanted, event) in enumerate(zip(expected, got, strict=False)):
             assert event == wanted, f"write {index} is {event}, not {wanted}"
         assert len(got) == len(expected)
         # An instruction retires no sooner than its last write has reached its memory.
         end = start
-        for line, at in zip(program, self.monitor.retired_at[retired:], strict=True):
-            end += len(load_events(self.config, bytes(self.memory.contents), line))
-            assert at >= self.monitor.taken_at[end - 1] + LOAD_LATENCY
+        for events, at in zip(by_line, self.monitor.retired_at[retired:], strict=True):
+            end += len(events)
+            assert not end or at >= self.monitor.taken_at[end - 1] + LOAD_LATENCY
         await self.bench.idle(3)
         assert not int(self.dut.busy.value)
         return cycles
-
-
-def random_load(config: CoreConfig, rng: random.Random) -> bytes:
-    """One legal LOAD instruction of any kind, small."""
-    opcode = rng.choice(
-        [Opcode.LOAD_WEIGHTS, Opcode.LOAD_PARAMETERS, Opcode.LOAD_STEPS]
-        + [Opcode.LOAD_ACTIVATIONS] * 4
-    )
-    window = rng.choice(list(Window))
-    size = WINDOWS[window][1]
-    if opcode is not Opcode.LOAD_ACTIVATIONS:
-        words = config.parameter_words_per_group
-        depth, each, units = {
-            Opcode.LOAD_WEIGHTS: (config.weight_rows, config.weight_row_bytes, 1),
-            Opcode.LOAD_PARAMETERS: (
-                config.parameter_words,
-                4 * config.columns * (words + 1),
-                words,
-            ),
-            Opcode.LOAD_STEPS: (config.step_entries, 20, 1),
-        }[opcode]
-        count = rng.randint(1, 4)
-        destination = rng.choice([0, depth - count * units, rng.randrange(depth - count * units)])
-        last = size - count * each
-        offset = rng.choice([64 * rng.randrange(last // 64), rng.randrange(last), last])
-        return encode_instruction(
-            opcode, window=window, offset=offset, destination=destination, count=count
-        )
-    fold = fold_extra = 0
-    channels = rng.choice([1, 2, 3, 4, rng.randint(1, 3 * config.lanes), config.lanes])
-    if channels <= 4 and rng.random() < 0.6:
-        fold = rng.randint(1, min(15, config.lanes // channels))
-        fold_extra = rng.choice([0, 0, rng.randint(0, 15)])
-    height, width = rng.randint(1, 5), rng.randint(1, 9)
-    total = height * width * channels
-    divisors = [d for d in range(1, total + 1) if total % d == 0 and d < 200]
-    segments = rng.choice([1, height, rng.choice(divisors)])
-    run = total // segments
-    stride = rng.choice([run, run + rng.randrange(20), rng.randrange(100)])
-    reach = stride * (segments - 1) + run
-    assert reach <= size
-    offset = rng.choice([0, rng.randrange(size - reach + 1), size - reach])
-    return encode_instruction(
-        Opcode.LOAD_ACTIVATIONS,
-        window=window,
-        offset=offset,
-        segments=segments,
-        segment_bytes=run,
-        segment_stride=stride,
-        destination=rng.randrange(1 << 14),
-        row_step=rng.randrange(1 << 14),
-        height=height,
-        width=width,
-        channels=channels,
-        signed_codes=rng.randrange(2),
-        fold=fold,
-        fold_extra=fold_extra,
-        fill=rng.randrange(256),
-    )
 
 
 @cocotb.test
@@ -347,7 +168,7 @@ async def random_programs(dut: Any) -> None:
         tb.memory.latency = rng.choice([1, 5, 40])
         tb.memory.pauses = tb.line.pauses = rng.choice([0.0, 0.1, 0.6])
         tb.monitor.pauses = tb.monitor.sink.pauses = rng.choice([0.0, 0.1, 0.6])
-        await tb.execute([random_load(tb.config, rng) for _ in range(20)])
+        await tb.execute(random_program(tb.config, rng, 20))
 
 
 @cocotb.test
@@ -368,7 +189,7 @@ async def fetches_beside_loads(dut: Any) -> None:
         start = WINDOWS[Window.PROGRAM][0] + offset
         for at in range(start, start + size, step):
             wanted.append(int.from_bytes(tb.memory.contents[at : at + step], "little"))
-    await tb.execute([random_load(tb.config, rng) for _ in range(40)])
+    await tb.execute(random_program(tb.config, rng, 40))
     await tb.bench.run(lambda: len(tb.fetched.received) == len(wanted))
     assert tb.fetched.received == wanted
 
@@ -408,6 +229,43 @@ async def full_rate(dut: Any) -> None:
         assert cycles <= ideal * 1.02 + 80, f"{cycles} cycles for {channels} channels, fold {fold}"
 
 
+@cocotb.test
+async def skipping_rate(dut: Any) -> None:
+    """Folded pixels without a word cost no more than their bytes on the bus, with a table too."""
+    rng = random.Random(bench_seed())
+    tb = Testbench(dut, rng, latency=40)
+    await tb.bench.reset()
+    size = 96
+
+    def image(channels: int, skip: int, phase: int, table: int, height: int) -> bytes:
+        return encode_instruction(
+            Opcode.LOAD_ACTIVATIONS,
+            window=Window.INPUT,
+            segments=1,
+            segment_bytes=height * size * channels,
+            segment_stride=0,
+            row_step=size,
+            height=height,
+            width=size,
+            channels=channels,
+            fold=1 + (tb.config.lanes >= 2 * channels),
+            fold_skip=skip,
+            fold_phase=phase,
+            fill=7,
+            table=table,
+        )
+
+    await tb.execute([encode_instruction(Opcode.LOAD_TABLE, offset=5)])
+    cycles = await tb.execute([image(3, 1, 1, 1, size)])
+    dut._log.info("%d cycles for 96 x 96 x 3 bytes, every other pixel with a word", cycles)
+    assert cycles <= 7100
+    for channels, skip in ((1, 1), (1, 3), (2, 1), (3, 1), (3, 3), (4, 1), (4, 3)):
+        cycles = await tb.execute([image(channels, skip, 0, 0, 24)])
+        groups = size // (skip + 1)
+        row = groups * (1.5 if (channels, skip) == (3, 1) else -(-channels * (skip + 1) // 4))
+        assert cycles <= 24 * (row + 7) + 80, f"{cycles} cycles: {channels} channels, skip {skip}"
+
+
 BAD_FIELDS: dict[str, dict[str, int]] = {
     "no segments": {"segments": 0},
     "no bytes": {"segment_bytes": 0},
@@ -419,6 +277,7 @@ BAD_FIELDS: dict[str, dict[str, int]] = {
     "segment too many": {"segments": 3},
     "fold of five channels": {"fold": 1, "channels": 6, "width": 2},
     "fold wider than a word": {"fold": 8},
+    "phase beyond the skip": {"fold": 1, "fold_skip": 1, "fold_phase": 2},
 }
 
 
@@ -463,8 +322,13 @@ async def illegal_fields(dut: Any) -> None:
         for fields in ({"count": 0}, {"count": 2, "destination": depth - 1}):
             line = encode_instruction(opcode, **fields)
             await expect_stop(tb, line, (ErrorCode.ILLEGAL_FIELD, 0))
+    # Bytes that run out where two groups are taken together, and the like.
+    for width, skip in ((15, 1), (17, 1), (30, 1), (15, 3)):
+        fields = {"segments": 1, "width": 16, "segment_bytes": 12 * width, "fold_skip": skip}
+        line = encode_instruction(Opcode.LOAD_ACTIVATIONS, **(legal | {"fold": 1} | fields))
+        await expect_stop(tb, line, (ErrorCode.ILLEGAL_FIELD, 0))
     await tb.bench.pulse_reset()
-    await tb.execute([random_load(tb.config, rng) for _ in range(5)])
+    await tb.execute(random_program(tb.config, rng, 5))
 
 
 @cocotb.test

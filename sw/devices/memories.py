@@ -109,7 +109,8 @@ class Memories:
             pixels = np.concatenate(parts, axis=2)[:, word_positions(f)]
         addresses = pixel_words(f, pixels.shape[1], -(-pixels.shape[2] // lanes))
         self.check_words(addresses)
-        words = np.zeros((*pixels.shape[:2], addresses.shape[2] * lanes), np.uint8)
+        shape = (*pixels.shape[:2], addresses.shape[2] * lanes)
+        words = np.full(shape, f["fill"] if fold else 0, np.uint8)
         words[:, :, : pixels.shape[2]] = pixels
         self.activations[addresses] = words.reshape(*addresses.shape, lanes)
 

@@ -61,8 +61,27 @@ def test_folded_words(lanes: int, channels: int, fold: int) -> None:
         assert (geometry["extra"], geometry["fill"]) == (2, 9)
 
 
-def test_fold_extra_counts_only_when_folded() -> None:
-    assert evaluate(8, fold=0, fold_extra=7)[0]["extra"] == 0
+def test_fields_of_folds_count_only_when_folded() -> None:
+    fields = {"fold_extra": 7, "fill": 3, "fold_skip": 1, "fold_phase": 1, "channels": 3}
+    names = ("extra", "fill", "skip", "phase", "pairs")
+    plain, folded = (evaluate(8, fold=fold, **fields)[0] for fold in (0, 1))
+    assert [plain[name] for name in names] == [0, 0, 0, 0, 0]
+    assert [folded[name] for name in names] == [7, 3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("fields", [{"channels": 2}, {"fold_skip": 2}, {"segments": 2}])
+def test_groups_taken_in_pairs(fields: dict[str, int]) -> None:
+    pairs = {"channels": 3, "fold": 1, "fold_skip": 1}
+    assert evaluate(8, **pairs)[0]["pairs"] == 1
+    assert evaluate(8, **pairs | fields)[0]["pairs"] == 0
+
+
+@pytest.mark.parametrize("skip", range(4))
+@pytest.mark.parametrize("phase", range(4))
+def test_the_first_word_comes_no_later_than_the_next_would(skip: int, phase: int) -> None:
+    fields = {"fold_skip": skip, "fold_phase": phase}
+    assert evaluate(8, fold=1, **fields)[1] == (phase > skip)
+    assert not evaluate(8, fold=0, **fields)[1]
 
 
 @pytest.mark.parametrize("field", list(LEGAL))

@@ -27,7 +27,7 @@ def words_of(image, f, table):
     for y in range(height):
         address = y * f["row_step"]
         for x in range(f["fold_phase"], width + f["fold_extra"], f["fold_skip"] + 1):
-            word = np.zeros(CONFIG.lanes, np.uint8)
+            word = np.full(CONFIG.lanes, f["fill"], np.uint8)
             for k in range(f["fold"]):
                 at = x - f["fold"] + 1 + k
                 inside = 0 <= at < width
