@@ -21,6 +21,7 @@ from bitloop.hw.registers import Cause
 from ..simulation import MEMORY_BASE, OUTSTANDING_BURSTS, check_memory
 from .definitions import parameters
 from .library import COUNTERS, Progress, build_library, open_library
+from .timeline import Timeline, recorded
 
 
 class ModelDevice:
@@ -89,6 +90,17 @@ class ModelDevice:
         count = self._library.bitloop_model_trace(self._handle, marks, len(marks))
         causes = {cause.name.lower(): counters[1 + cause] for cause in Cause}
         return profile_of(counters[0], causes, marks[:count], len(binary.layers), self.config)
+
+    def timeline(self) -> Timeline:
+        """Of one more inference: when its instructions ran, and the cause of every cycle."""
+        if self._handle is None:
+            raise DeviceError("no binary is loaded; call load first")
+        self._library.bitloop_model_record(self._handle, 1)
+        try:
+            self.profile()
+            return recorded(self._library, self._handle)
+        finally:
+            self._library.bitloop_model_record(self._handle, 0)
 
     def run(
         self, inputs: Mapping[str, NDArray[np.uint8]]

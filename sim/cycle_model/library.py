@@ -18,6 +18,7 @@ from bitloop.hw.registers import Cause
 from ..build import cache_folder, locked
 from ..toolchain import find_compiler
 from .definitions import header
+from .timeline import CAUSES, INSTRUCTIONS
 
 Progress = Callable[[str, float], None]
 
@@ -86,6 +87,9 @@ def open_library(path: Path) -> ctypes.CDLL:
         "run": (text, (handle, u32, u32, u64)),
         "counters": (None, (handle, ctypes.POINTER(u64))),
         "trace": (integer, (handle, ctypes.POINTER(u32), integer)),
+        "record": (None, (handle, integer)),
+        "instructions": (INSTRUCTIONS, (handle, ctypes.POINTER(u64))),
+        "causes": (CAUSES, (handle, ctypes.POINTER(u64))),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, f"bitloop_model_{name}")

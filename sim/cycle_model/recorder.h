@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // When each instruction was taken and retired, and which cause the cycles counted for: what a
-// picture of a run is drawn from. Not in the hardware.
+// picture of a run is drawn from. Not in the hardware; filled by the model, and by the simulated core
+// from its signals.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
-
-#include "definitions.h"
 
 namespace bitloop {
 
@@ -31,20 +31,22 @@ class Recorder {
     void start() {
         instructions_.clear();
         causes_.clear();
-        for (int q = 0; q < kQueues; q++) under_way_[q].clear();
-        for (int q = 0; q < kQueues; q++) taken_[q] = retired_[q] = 0;
+        queues_.clear();
     }
 
     void issue(int queue, int line, uint64_t cycle) {
-        under_way_[queue].push_back(instructions_.size());
+        if (queues_.size() <= size_t(queue)) queues_.resize(queue + 1);
+        queues_[queue].instructions.push_back(instructions_.size());
         instructions_.push_back({queue, line, cycle, 0, 0});
     }
     // Inside a queue instructions are taken and retire in order.
     void take(int queue, uint64_t cycle) {
-        instructions_[under_way_[queue][taken_[queue]++]].taken = cycle;
+        Queue& q = queues_[queue];
+        instructions_[q.instructions[q.taken++]].taken = cycle;
     }
     void retire(int queue, uint64_t cycle) {
-        instructions_[under_way_[queue][retired_[queue]++]].retired = cycle + 1;
+        Queue& q = queues_[queue];
+        instructions_[q.instructions[q.retired++]].retired = cycle + 1;
     }
     void count(int cause, uint64_t cycle) {
         if (causes_.empty() || causes_.back().cause != cause) causes_.push_back({cause, cycle, 0});
@@ -52,10 +54,14 @@ class Recorder {
     }
 
   private:
+    struct Queue {
+        std::vector<size_t> instructions;
+        size_t taken = 0, retired = 0;
+    };
+
     std::vector<InstructionTime> instructions_;
     std::vector<CauseRun> causes_;
-    std::vector<size_t> under_way_[kQueues];
-    size_t taken_[kQueues] = {}, retired_[kQueues] = {};
+    std::vector<Queue> queues_;
 };
 
 }  // namespace bitloop

@@ -13,7 +13,8 @@ from bitloop.compile import compile_graph
 from bitloop.devices.interface import MemoryModel, Profile, TimingDevice
 from bitloop.errors import BinaryError, DeviceError
 from bitloop.hw.config import preset
-from bitloop.hw.isa import Opcode, Window, encode_instruction
+from bitloop.hw.isa import QUEUE_OF, Opcode, Queue, Window, encode_instruction
+from bitloop.hw.registers import Cause
 from bitloop.sim.cycle_model.device import ModelDevice
 from bitloop.sim.cycle_model.verify import (
     Comparison,
@@ -151,3 +152,34 @@ def test_misuse_is_said() -> None:
     with pytest.raises(DeviceError, match="still busy after 1000 cycles"):
         limited.load(network())
         limited.profile()
+
+
+def test_the_timeline_accounts_for_every_cycle_and_instruction() -> None:
+    binary = network()
+    device = ModelDevice(CONFIG)
+    device.load(binary)
+    device.profile()
+    profile_, timeline = device.profile(), device.timeline()
+    counted = dict.fromkeys(Cause, 0)
+    end = 0
+    for run in timeline.causes:
+        assert run.first == end and run.cycles > 0
+        end += run.cycles
+        counted[run.cause] += run.cycles
+    assert end == profile_.cycles
+    assert {cause.name.lower(): cycles for cause, cycles in counted.items()} == profile_.causes
+
+    program = binary.program(binary.inference)[:-1]
+    assert [time.queue for time in timeline.instructions] == [QUEUE_OF[op] for op, _ in program]
+    assert timeline.instructions[-1].line == binary.inference.lines - 2
+    retired = [[t.retired for t in timeline.instructions if t.queue is q] for q in Queue]
+    marks = [profile_.head]
+    for time, (_, fields) in zip(timeline.instructions, program, strict=True):
+        assert time.issued < time.taken < time.retired <= profile_.cycles
+        waits = (fields["wait_load"], fields["wait_compute"], fields["wait_store"])
+        for queue, wait in zip(Queue, waits, strict=True):
+            assert wait == 0 or retired[queue][wait - 1] <= time.taken
+        if fields["mark"]:
+            # The trace has the counter, which lags two cycles behind, of the cycle of retirement.
+            marks.append(time.retired - 2)
+    assert [b - a for a, b in zip(marks, marks[1:], strict=False)] == list(profile_.layer_cycles)
