@@ -173,6 +173,8 @@ def _folded(home: External, placed: Placed, region: Region, fill: int) -> list[T
         "signed_codes": int(home.signed),
         "fold": layout.fold,
         "fold_extra": layout.fold_extra,
+        "fold_skip": layout.fold_skip,
+        "fold_phase": layout.fold_phase,
         "fill": fill,
     }
     return [Transfer(fields, home.window, start, start + size)]

@@ -4,18 +4,23 @@
 Word x of a folded row holds pixels x - F + 1 .. x, so any F consecutive pixels are one word, and
 the pixel wanted first can be brought to any lane by choosing x. Merge entries build one operand
 from words of several rows, each contributing its own lanes, if their banks differ.
+
+A layer of stride s needs only every s-th word if each of its pieces starts at a place in its word
+that differs from its column by the same number modulo s; then the other words are not loaded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .layer import Kind, Layer
-from .layout import Layout
+from .layout import Fold, Layout
 from .steps import Lanes, Step, Word
 
 MAX_CHANNELS = 4
 MAX_FOLD = 15
+MAX_SKIP = 3
 MAX_GAP = 4
 """Pixels left unused before a piece to move it to another bank."""
 
@@ -30,22 +35,31 @@ class Piece:
     place: int
 
 
-def folds(
-    layer: Layer, shape: tuple[int, int, int], width: int, lanes: int
-) -> list[tuple[int, int]]:
-    """(fold, fold_extra) candidates for a dense layer on a graph input of `shape` making `width`
-    pixels a row."""
-    channels = shape[2]
+def folds(layer: Layer, shape: tuple[int, int, int], width: int, lanes: int) -> list[Fold]:
+    """Candidates for a dense layer on a graph input of `shape` making `width` pixels a row."""
+    channels, stride = shape[2], layer.stride[1]
     limit = min(MAX_FOLD, lanes // channels)
     if layer.kind is not Kind.DENSE or channels > MAX_CHANNELS or layer.dilation[1] != 1:
         return []
-    last = (width - 1) * layer.stride[1] - layer.padding[1] + layer.kernel[1] - 1
+    last = (width - 1) * stride - layer.padding[1] + layer.kernel[1] - 1
     result = []
-    for fold in range(2, limit + 1):
-        # The last pixel's taps may sit at the start of a word that ends fold - 1 pixels later.
-        extra = min(fold - 1, max(0, last + fold - 1 - (shape[1] - 1)))
-        result.append((fold, extra))
+    for pixels in range(2, limit + 1):
+        # The last pixel's taps may sit at the start of a word that ends pixels - 1 later.
+        extra = min(pixels - 1, max(0, last + pixels - 1 - (shape[1] - 1)))
+        result.append(Fold(pixels, extra))
+        if 1 < stride <= min(MAX_SKIP + 1, pixels):
+            for phase in range(stride):
+                end = range(phase, shape[1] + extra, stride)
+                if end:
+                    used = max(0, end[-1] - (shape[1] - 1))
+                    result.append(Fold(pixels, used, stride - 1, phase))
     return result
+
+
+def columns(layer: Layer, layout: Layout) -> tuple[int, int]:
+    """Words from one output pixel's origin to the next's in a row of the layout's words, and words
+    that the first lies left of the row."""
+    return (1, 0) if layout.fold_skip else (layer.stride[1], layer.padding[1])
 
 
 def fold_steps(layer: Layer, layout: Layout, digits: int) -> list[Step]:
@@ -56,35 +70,37 @@ def fold_steps(layer: Layer, layout: Layout, digits: int) -> list[Step]:
     return [_step(layer, layout, operands, digits) for operands in best]
 
 
+def _position(layer: Layer, layout: Layout, column: int, place: int) -> int:
+    """Where in its row, counted from the output pixel's origin, a word ends that has a column of
+    the kernel at a place; of layouts with skips from position `fold_phase` of the row."""
+    position = column + layout.fold - 1 - place
+    return position - layer.padding[1] - layout.fold_phase if layout.fold_skip else position
+
+
 def _word(layer: Layer, layout: Layout, piece: Piece) -> Word:
     y = piece.row * layer.dilation[0]
-    x = piece.column + layout.fold - 1 - piece.place
+    x = _position(layer, layout, piece.column, piece.place) // (layout.fold_skip + 1)
     return Word(y, x, y * layout.row_step + x)
 
 
 def _pack(layer: Layer, layout: Layout, digits: int, split: bool) -> list[list[list[Piece]]]:
     """Pieces by step and operand. W8 merges four pieces in one operand, W4 two in each of two,
-    W2 cannot merge. `split`: a kernel row may be cut to fill an operand."""
+    W2 cannot merge. `split`: a kernel row may be cut to fill an operand, not only where no word
+    holds it."""
     height, width = layer.kernel
     pieces_at_most = {1: 4, 2: 2, 4: 1}[digits]
     steps: list[list[list[Piece]]] = [[[]]]
     banks: set[int] = set()
     used = 0
     for row in range(height):
-        column = 0
-        while column < width:
-            room = layout.fold - used
-            wanted = min(width - column, layout.fold)
+        rest = range(width)
+        while rest:
             placed = None
             if len(steps[-1][-1]) < pieces_at_most:
-                for gap in range(min(MAX_GAP, room)):
-                    length = min(wanted, room - gap)
-                    if length < wanted and not split:
-                        break
-                    piece = Piece(row, column, length, used + gap)
-                    if _word(layer, layout, piece).bank not in banks:
-                        placed = piece
-                        break
+                cut = split or (layout.fold_skip > 0 and not steps[-1][-1])
+                fitting = _fitting(layer, layout, row, rest, used, cut)
+                free = (p for p in fitting if _word(layer, layout, p).bank not in banks)
+                placed = next(free, None)
             if placed is None:
                 used = 0
                 if len(steps[-1]) < digits and steps[-1][-1]:
@@ -96,8 +112,25 @@ def _pack(layer: Layer, layout: Layout, digits: int, split: bool) -> list[list[l
             steps[-1][-1].append(placed)
             banks.add(_word(layer, layout, placed).bank)
             used = placed.place + placed.length
-            column += placed.length
+            stop = placed.column + placed.length
+            rest = range(stop, rest.stop) if stop < rest.stop else range(rest.start, placed.column)
     return steps
+
+
+def _fitting(
+    layer: Layer, layout: Layout, row: int, rest: range, used: int, cut: bool
+) -> Iterator[Piece]:
+    """Pieces of the columns that are left of a kernel row, for an operand whose first `used` pixels
+    are; they start with the first column, or end with the last. `cut`: not only the longest."""
+    every = layout.fold_skip + 1
+    for place in range(used, min(used + MAX_GAP * every, layout.fold)):
+        length = min(len(rest), layout.fold - place)
+        if length < min(len(rest), layout.fold) and not cut:
+            return
+        ends = range(rest.stop - length, rest.stop) if every > 1 and cut else ()
+        for column in (rest.start, *ends):
+            if _position(layer, layout, column, place) % every == 0:  # a word ends there
+                yield Piece(row, column, min(length, rest.stop - column), place)
 
 
 def _step(layer: Layer, layout: Layout, operands: list[list[Piece]], digits: int) -> Step:

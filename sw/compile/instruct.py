@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Mode
 
+from .fold import columns
 from .layer import Kind, Layer
 from .layout import Layout
 from .passes import SUM_WORDS
@@ -112,7 +113,8 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
     layer, plan, layout = part.layer, part.plan, block.source.layout
     first_word = block.groups.start // config.groups_per_word
     row = block.rows.start * layer.stride[0] - layer.padding[0]
-    column = block.columns.start * layer.stride[1] - layer.padding[1]
+    step, beside = columns(layer, layout)
+    column = block.columns.start * step - beside
     word = part.words.start
     if plan.mode in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM):
         word = first_word
@@ -136,7 +138,7 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
         "parameter_base": block.parameter_base,
         "input_base": block.source.address(row, column, word) & ADDRESS_MASK,
         "input_row_step": layer.stride[0] * layout.row_step & ADDRESS_MASK,
-        "input_pixel_step": layer.stride[1] * layout.pixel_step & ADDRESS_MASK,
+        "input_pixel_step": step * layout.pixel_step & ADDRESS_MASK,
         "input_height": layout.height,
         "input_width": layout.width,
         "origin_y": plan.origin[0] + top * plan.stride[0],

@@ -7,12 +7,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Several pixels a word: word w of a row ends with pixel w * (skip + 1) + phase."""
+
+    pixels: int
+    """Pixels in a word."""
+    extra: int
+    """Positions beyond a row's last pixel at which words may end."""
+    skip: int = 0
+    """Positions between those at which words end."""
+    phase: int = 0
+
+
+@dataclass(frozen=True)
 class Layout:
     """Rows of pixels of consecutive words; all steps are in words."""
 
     height: int
     width: int
-    """Pixels a row, folded words at the row's end included."""
+    """Pixels a row; where folded, words."""
     channels: int
     """Channels of the tensor (of one pixel, where words hold several)."""
     pixel_words: int
@@ -23,7 +36,11 @@ class Layout:
     fold: int = 0
     """Pixels in a word; 0 = not folded."""
     fold_extra: int = 0
-    """Folded words beyond the last pixel of a row."""
+    """Positions beyond the last pixel of a row at which folded words end."""
+    fold_skip: int = 0
+    """Positions without a word between those at which folded words end."""
+    fold_phase: int = 0
+    """Position at which the first does."""
 
     @property
     def words(self) -> int:
@@ -45,11 +62,14 @@ def layouts(shape: tuple[int, int, int], lanes: int, gaps: bool = False) -> list
     ]
 
 
-def folded_layouts(shape: tuple[int, int, int], fold: int, fold_extra: int) -> list[Layout]:
-    """Layouts of `fold` pixels a word, tightest first."""
+def folded_layouts(shape: tuple[int, int, int], fold: Fold) -> list[Layout]:
+    """Layouts of several pixels a word, tightest first."""
     height, width, channels = shape
-    row = width + fold_extra
+    row = len(range(fold.phase, width + fold.extra, fold.skip + 1))
     return [
-        Layout(height, row, channels, 1, 1, row + more, fold, fold_extra)
+        Layout(
+            height, row, channels, 1, 1, row + more,
+            fold.pixels, fold.extra, fold.skip, fold.phase,
+        )
         for more in range(1 if height == 1 else 4)
-    ]
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import STEP_SLOTS, Mode
 
 from ..errors import CompileError
-from .fold import fold_steps
+from .fold import columns, fold_steps
 from .layer import Kind, Layer
 from .layout import Layout
 from .steps import Lanes, Step, Word, group_words
@@ -72,8 +72,9 @@ def plan(
             raise CompileError(
                 f"layer {layer.name}: stride {layer.stride} with padding must be at most 15"
             )
+    step, left = columns(layer, layout)
     origin = (-top if padded[0] else 0, -left if padded[1] else 0)
-    stride = (layer.stride[0] if padded[0] else 0, layer.stride[1] if padded[1] else 0)
+    stride = (layer.stride[0] if padded[0] else 0, step if padded[1] else 0)
 
     def finish(mode: Mode, prologue: list[Step], body: list[Step], digits: int) -> Plan:
         source = _source([*prologue, *body], digits, config.lanes)

@@ -20,7 +20,7 @@ class Planner:
         self.network = network
         self.config = config
         self._plans: dict[tuple[str, Layout, tuple[int, int]], Plan] = {}
-        self._steps: dict[tuple[str, int, int, int, int], int] = {}
+        self._steps: dict[tuple[str, int, int, int, int, int], int] = {}
 
     def plan(self, layer: Layer, layout: Layout, size: tuple[int, int] | None = None) -> Plan:
         """Of a layer whose input lies as `layout`; `size`: of its tiles, the whole without."""
@@ -41,7 +41,7 @@ class Planner:
             return -(-made * height * width // (rows * columns))
         banks = ACTIVATION_BANKS  # only residues matter: they decide which words collide
         residues = (layout.row_step % banks, layout.pixel_step % banks)
-        key = (layer.name, *residues, layout.fold, layout.fold_extra)
+        key = (layer.name, *residues, layout.fold, layout.fold_skip, layout.fold_phase)
         if key not in self._steps:
             self._steps[key] = len(self.plan(layer, layout).body)
         return self._steps[key] * height * width
@@ -107,10 +107,10 @@ class Planner:
         width = self.network.tensors[layer.target].shape[1]
         candidates = [
             layout
-            for fold, extra in folds(layer, shape, width, self.config.lanes)
-            for layout in folded_layouts(shape, fold, extra)
+            for fold in folds(layer, shape, width, self.config.lanes)
+            for layout in folded_layouts(shape, fold)
         ]
-        return min(candidates, key=lambda y: self.cycles(layer, y), default=None)
+        return min(candidates, key=lambda y: (self.cycles(layer, y), y.words), default=None)
 
     def _readers(self, root: str) -> list[Layer]:
         return [y for y in self.network.layers if self.network.roots[y.source] == root]
@@ -132,6 +132,6 @@ class Planner:
         others = [y for y in network.layers if y.residual and y.residual.tensor == name]
         if name in network.inputs and len(readers) == 1 and not others and len(parts) == 1:
             width = network.tensors[readers[0].target].shape[1]
-            for fold, extra in folds(readers[0], shape, width, lanes):
-                result += folded_layouts(shape, fold, extra)
+            for fold in folds(readers[0], shape, width, lanes):
+                result += folded_layouts(shape, fold)
         return result

@@ -44,8 +44,8 @@ def fewest(item, shape, name):
     """Steps a row of the best layout."""
     config = preset(name)
     choices = layouts(shape, config.lanes)
-    for fold, extra in folds(item, shape, shape[1], config.lanes):
-        choices += folded_layouts(shape, fold, extra)
+    for fold in folds(item, shape, shape[1], config.lanes):
+        choices += folded_layouts(shape, fold)
     plans = [plan(item, layout, shape[:2], config) for layout in choices]
     return min(plans, key=lambda p: p.cycles(*shape[:2]))
 
@@ -74,6 +74,32 @@ def test_narrow_weights_divide_the_steps(bits, digits, channels, kernel):
 def test_folding_fills_the_lanes_of_first_layers(name, channels, kernel, bits, steps):
     best = fewest(layer(Kind.DENSE, channels, kernel, bits), (32, 32, channels), name)
     assert len(best.body) == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "stride", "steps", "padding"),
+    [
+        ("n16", 8, 2, 2, (1, 1, 1, 1)),
+        ("n16", 8, 2, 2, (0, 0, 1, 1)),
+        ("n16", 4, 2, 1, (0, 0, 1, 1)),
+        ("n8", 4, 2, 3, (0, 0, 1, 1)),
+    ],
+)
+def test_words_that_a_stride_skips_are_neither_stored_nor_missed(
+    name, bits, stride, steps, padding
+):
+    config = preset(name)
+    item = layer(Kind.DENSE, 3, (3, 3), bits, (stride, stride), padding=padding)
+    shape, width = (96, 96, 3), (96 + padding[1] + padding[3] - 3) // stride + 1
+    plans = {
+        layout: plan(item, layout, (width, width), config)
+        for fold in folds(item, shape, width, config.lanes)
+        for layout in folded_layouts(shape, fold)
+    }
+    best = min(plans, key=lambda y: (len(plans[y].body), y.words))
+    assert len(plans[best].body) == steps
+    assert best.width <= width + 2 and plans[best].stride[1] == 1
+    assert best.fold_skip == stride - 1
 
 
 @pytest.mark.parametrize(
