@@ -32,8 +32,11 @@ def _init(function: Callable[[int, int, int, int], int]) -> Const:
     return Const(sum(bits), 16)
 
 
+NO_CARRY = _init(lambda a, b, c, d: 0)
 SUM_OF_ANDS = _init(lambda a, b, c, d: (a & b) ^ (c & d))
 SUM_OF_A_AND_INVERTED_C = _init(lambda a, b, c, d: a ^ c ^ d)
+CARRY_OF_ANDS = _init(lambda a, b, c, d: a & b & (1 - d))
+"""With D = 1 the sum is 0 and the carry A and B."""
 CARRY_OF_A = _init(lambda a, b, c, d: a & (1 - c))
 SUM_OF_A_AND_C = _init(lambda a, b, c, d: a ^ c)
 SUM_OF_A_AND_SELECTED = _init(lambda a, b, c, d: a ^ (c if b else d))
@@ -42,9 +45,14 @@ SUM_OF_OR_AND_AND = _init(lambda a, b, c, d: (a | b) ^ (c & d))
 
 def carry_chain(m: Module, bits: Sequence[tuple[Const, Bit]], name: str) -> Value:
     """A chain of CCU2C cells, two bits each, carry in 0: `bits` are (function, inputs A to D) from
-    bit 0 up; returns as many sum bits."""
-    pad = (SUM_OF_ANDS, (Const(0, 1),) * 4)
-    padded = [*bits, pad] if len(bits) % 2 else list(bits)
+    bit 0 up; returns as many sum bits.
+
+    An odd chain starts with half a cell that makes the carry 0 whatever comes in: place and route
+    can then leave the first carry input open, where a constant would take a cell of its own.
+    """
+    pad = (NO_CARRY, (Const(0, 1),) * 4)
+    start = len(bits) % 2
+    padded = [pad] * start + list(bits)
     total = Signal(len(padded), name=name)
     carry: Value = Const(0, 1)
     for i in range(0, len(padded), 2):
@@ -57,7 +65,7 @@ def carry_chain(m: Module, bits: Sequence[tuple[Const, Bit]], name: str) -> Valu
                 ports[f"i_{letter}{half}"] = value
         carry = Signal(name=f"{name}_carry{i + 2}")
         m.submodules += Instance("CCU2C", o_COUT=carry, **ports)
-    return total[: len(bits)]
+    return total[start:]
 
 
 def _bit(value: Value, i: int) -> Value:
@@ -74,9 +82,13 @@ def add(m: Module, target: str, a: Value, b: Value, width: int, name: str) -> Va
         total = Signal(width, name=name)
         m.d.comb += total.eq(a + b)
         return total
-    zero = Const(0, 1)
-    rows = [(_bit(a, i), zero, _bit(b, i), zero) for i in range(width)]
-    return carry_chain(m, [(SUM_OF_A_AND_C, row) for row in rows], name)
+    zero, one = Const(0, 1), Const(1, 1)
+    rows = [(SUM_OF_A_AND_C, (_bit(a, i), zero, _bit(b, i), zero)) for i in range(width)]
+    if width % 2:
+        return carry_chain(m, rows, name)
+    # The lowest bit's sum in a LUT of its own, so that its half of the cell makes the carry alone.
+    rows[0] = (CARRY_OF_ANDS, (a[0], b[0], zero, one))
+    return Cat(a[0] ^ b[0], carry_chain(m, rows, name)[1:])
 
 
 def add_selected(
