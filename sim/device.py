@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bitloop.binary import Binary
 from bitloop.devices.driver import Driver, MemoryMap
 from bitloop.devices.interface import MemoryModel, Profile
+from bitloop.devices.timeline import Timeline
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 
@@ -42,8 +43,10 @@ class VerilatorDevice:
         waves: Path | None = None,
         progress: Progress | None = None,
         cycle_limit: int = 1_000_000_000,
+        record: bool = False,
     ) -> None:
-        """`waves`: VCD file of everything from each load on (needs another, slower build)."""
+        """`waves`: VCD file of everything from each load on (needs another, slower build).
+        `record`: keep the timeline of each run (likewise)."""
         self.config = config
         self.memory = memory or MemoryModel()
         self.simulation: Simulation | None = None
@@ -51,6 +54,7 @@ class VerilatorDevice:
         self._waves = waves
         self._progress = progress
         self._cycle_limit = cycle_limit
+        self._record = record
 
     def load(self, binary: Binary) -> None:
         """As `Device.load`."""
@@ -58,7 +62,12 @@ class VerilatorDevice:
         self.close()
         memory_bytes = MemoryMap.of(binary, MEMORY_BASE).end - MEMORY_BASE
         self.simulation = Simulation(
-            self.config, memory_bytes, self.memory, self._waves, self._progress
+            self.config,
+            memory_bytes,
+            self.memory,
+            self._waves,
+            self._progress,
+            record=self._record,
         )
         driver = Driver(self.simulation, self.config, self._cycle_limit)
         driver.load(binary, MEMORY_BASE)
@@ -71,6 +80,12 @@ class VerilatorDevice:
         if self.driver is None:
             raise DeviceError("no binary is loaded; call load first")
         return self.driver.run(inputs)
+
+    def timeline(self) -> Timeline:
+        """As `RecordingDevice.timeline`."""
+        if self.simulation is None or not self._record:
+            raise DeviceError("nothing is recorded; open the device to record, load, then run")
+        return self.simulation.timeline()
 
     def close(self) -> None:
         """Free the simulation and finish its wave file; `load` starts a new one."""

@@ -16,6 +16,13 @@
 #if VM_TRACE
 #include "verilated_vcd_c.h"
 #endif
+#ifdef BITLOOP_RECORD
+#include "Vtop___024root.h"
+#include "cycle_model/recorder.h"
+
+// A signal as Verilator calls it; in names it writes an underscore after another as _05F.
+#define CORE(unit, signal) bitloop_core__DOT__##unit##__DOT__##signal
+#endif
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -91,6 +98,7 @@ class Simulation {
         top_->clk = 0;
         top_->eval();
         dump();
+        record();
 
         MasterSignals in;
         in.arvalid = top_->m_axi_arvalid;
@@ -171,7 +179,37 @@ class Simulation {
         }
     }
 
+#ifdef BITLOOP_RECORD
+    bitloop::Recorder recorder;  // of the last program
+#endif
+
   private:
+    // What recorded.vlt makes visible, of a cycle in which the core runs.
+    void record() {
+#ifdef BITLOOP_RECORD
+        const Vtop___024root& core = *top_->rootp;
+        if (core.CORE(counters, start)) {
+            recorder.start();
+            running_cycles_ = 0;
+        }
+        if (!core.CORE(counters, running)) return;
+        const uint64_t cycle = running_cycles_++;
+        recorder.count(core.CORE(counters, cause), cycle);
+        const bool taken[] = {  // in the order of hw.isa.Queue
+            core.CORE(dispatch, load___05Fvalid) && core.CORE(dispatch, load___05Fready),
+            core.CORE(dispatch, compute___05Fvalid) && core.CORE(dispatch, compute___05Fready),
+            core.CORE(dispatch, store___05Fvalid) && core.CORE(dispatch, store___05Fready),
+        };
+        for (int queue = 0; queue < 3; queue++) {
+            if (core.CORE(dispatch, issue) >> queue & 1) {
+                recorder.issue(queue, int(core.CORE(dispatch, dispatched)), cycle);
+            }
+            if (taken[queue]) recorder.take(queue, cycle);
+            if (core.CORE(dispatch, retired) >> queue & 1) recorder.retire(queue, cycle);
+        }
+#endif
+    }
+
     void dump() {
 #if VM_TRACE
         if (trace_) trace_->dump(time_);
@@ -184,6 +222,9 @@ class Simulation {
 #if VM_TRACE
     std::unique_ptr<VerilatedVcdC> trace_;
     uint64_t time_ = 0;
+#endif
+#ifdef BITLOOP_RECORD
+    uint64_t running_cycles_ = 0;
 #endif
     bool aw_taken = false, w_taken = false, b_taken = false, ar_taken = false, r_taken = false;
     uint32_t r_data = 0;
@@ -244,3 +285,18 @@ EXPORT void bitloop_fault(void* handle, int fault, uint32_t address) {
 EXPORT void bitloop_pause(void* handle, uint32_t per_1024, uint64_t seed) {
     as_simulation(handle)->memory.pause(per_1024, seed);
 }
+
+#ifdef BITLOOP_RECORD
+// What the last program recorded; valid until the next one.
+EXPORT const bitloop::InstructionTime* bitloop_instructions(void* handle, uint64_t* count) {
+    const auto& found = as_simulation(handle)->recorder.instructions();
+    *count = found.size();
+    return found.data();
+}
+
+EXPORT const bitloop::CauseRun* bitloop_causes(void* handle, uint64_t* count) {
+    const auto& found = as_simulation(handle)->recorder.causes();
+    *count = found.size();
+    return found.data();
+}
+#endif

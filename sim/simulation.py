@@ -16,11 +16,13 @@ from pathlib import Path
 
 import bitloop.hw
 from bitloop.devices.interface import MemoryModel
+from bitloop.devices.timeline import Timeline
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.registers import ADDRESS
 
 from .build import Progress, Recipe, build, cache_folder
+from .cycle_model.timeline import CAUSES, INSTRUCTIONS, recorded
 
 TOP = "bitloop_core"
 MEMORY_BASE = 0x1000_0000
@@ -92,18 +94,22 @@ def _digest(config: CoreConfig) -> str:
     return digest.hexdigest()[:24]
 
 
-def core_recipe(config: CoreConfig, verilog: str, waves: bool = False) -> Recipe:
+def core_recipe(
+    config: CoreConfig, verilog: str, waves: bool = False, record: bool = False
+) -> Recipe:
     """How the library of a core with this Verilog is built."""
+    # Hidden symbols: several cores in one process must not see each other's classes.
+    flags = f"-fPIC -fvisibility=hidden -fno-gnu-unique -std=gnu++20 -I{_HERE}"
     return Recipe(
         name=f"RTL simulation of {config.name}",
         top=TOP,
         verilog=verilog,
         sources=(_HERE / "harness.cpp",),
-        headers=(_HERE / "memory.h",),
+        headers=(_HERE / "memory.h", *((_HERE / "cycle_model/recorder.h",) if record else ())),
+        control=(_HERE / "recorded.vlt").read_text() if record else "",
         product="libcore.so",
         arguments=("--trace-vcd",) if waves else (),
-        # Hidden symbols: several cores in one process must not see each other's classes.
-        compiler_flags=f"-fPIC -fvisibility=hidden -fno-gnu-unique -std=gnu++20 -I{_HERE}",
+        compiler_flags=f"{flags} -DBITLOOP_RECORD" if record else flags,
         linker_flags="-shared",
     )
 
@@ -143,13 +149,18 @@ class Simulation:
         progress: Progress | None = None,
         verilog: Callable[[CoreConfig, Progress | None], str] = core_verilog,
         outstanding: int = OUTSTANDING_BURSTS,
+        record: bool = False,
     ) -> None:
-        """`memory_bytes`: size of the memory, zeroed. `waves`: VCD file to write. Raises
-        `DeviceError` if the core cannot be built."""
+        """`memory_bytes`: size of the memory, zeroed. `waves`: VCD file to write. `record`: keep
+        the timeline of each program (another, slower build). Raises `DeviceError` if the core
+        cannot be built."""
         memory = memory or MemoryModel()
         check_memory(config, memory, outstanding)
-        recipe = core_recipe(config, verilog(config, progress), waves is not None)
+        recipe = core_recipe(config, verilog(config, progress), waves is not None, record)
         self._library = _open(build(recipe, progress))
+        self._record = record
+        if record:
+            _declare_recording(self._library)
         self._memory_bytes = memory_bytes
         self._handle: int | None = self._library.bitloop_create(
             MEMORY_BASE,
@@ -220,6 +231,13 @@ class Simulation:
         self._library.bitloop_beats(self._handle, ctypes.byref(read), ctypes.byref(written))
         return read.value, written.value
 
+    def timeline(self) -> Timeline:
+        """Of the last program; raises `DeviceError` unless the simulation was made to record."""
+        if not self._record:
+            raise DeviceError("this simulation does not record")
+        library = self._library
+        return recorded(library.bitloop_instructions, library.bitloop_causes, self._handle or 0)
+
     def set_fault(self, fault: Fault, address: int = 0) -> None:
         """Make the memory misbehave at a bus address from now on."""
         self._library.bitloop_fault(self._handle, int(fault), address)
@@ -265,3 +283,10 @@ def _open(path: Path) -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library
+
+
+def _declare_recording(library: ctypes.CDLL) -> None:
+    for name, result in (("bitloop_instructions", INSTRUCTIONS), ("bitloop_causes", CAUSES)):
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64))

@@ -28,10 +28,12 @@ def open_device(
     config: CoreConfig,
     memory: MemoryModel | None = None,
     progress: Callable[[str, float], None] | None = None,
+    record: bool = False,
 ) -> Device:
     """The device called `name` for cores of this configuration; `memory` is the external memory
     of the RTL and of its model. `progress` is called with what is being built and the fraction
-    done. Raises `DeviceError` for an unknown name or a failed build."""
+    done. `record`: one with time keeps the timeline of each run (`RecordingDevice`); of the RTL
+    that is another build. Raises `DeviceError` for an unknown name or a failed build."""
     if name == "reference":
         from .devices.reference import ReferenceDevice
 
@@ -39,11 +41,11 @@ def open_device(
     if name == "model":
         from bitloop.sim.cycle_model.device import ModelDevice
 
-        return ModelDevice(config, memory, progress=progress)
+        return ModelDevice(config, memory, progress=progress, record=record)
     if name == "verilator":
         from bitloop.sim.device import VerilatorDevice
 
-        return VerilatorDevice(config, memory or MemoryModel(), progress=progress)
+        return VerilatorDevice(config, memory or MemoryModel(), progress=progress, record=record)
     raise DeviceError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
 
 

@@ -13,6 +13,7 @@ from bitloop.binary import Binary, Span
 from bitloop.devices.driver import MemoryMap, profile_of
 from bitloop.devices.interface import MemoryModel, Profile
 from bitloop.devices.reference import ReferenceDevice
+from bitloop.devices.timeline import Timeline
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Window
@@ -21,7 +22,7 @@ from bitloop.hw.registers import Cause
 from ..simulation import MEMORY_BASE, OUTSTANDING_BURSTS, check_memory
 from .definitions import parameters
 from .library import COUNTERS, Progress, build_library, open_library
-from .timeline import Timeline, recorded
+from .timeline import recorded
 
 
 class ModelDevice:
@@ -38,14 +39,17 @@ class ModelDevice:
         progress: Progress | None = None,
         cycle_limit: int = 1_000_000_000,
         outstanding: int = OUTSTANDING_BURSTS,
+        record: bool = False,
     ) -> None:
-        """`outstanding`: bursts the memory accepts before it answers the first, each way."""
+        """`outstanding`: bursts the memory accepts before it answers the first, each way.
+        `record`: keep the timeline of each run."""
         self.config = config
         self.memory = memory or MemoryModel()
         self.binary: Binary | None = None
         self._progress = progress
         self._cycle_limit = cycle_limit
         self._outstanding = outstanding
+        self._record = record
         self._handle: int | None = None
         self._reference: ReferenceDevice | None = None
 
@@ -74,6 +78,7 @@ class ModelDevice:
             self._library.bitloop_model_window(
                 self._handle, window, memory_map.base[window], memory_map.size[window]
             )
+        self._library.bitloop_model_record(self._handle, self._record)
         self._run(binary.setup, f"setup program of {binary.name}")
         self.binary = binary
 
@@ -92,15 +97,13 @@ class ModelDevice:
         return profile_of(counters[0], causes, marks[:count], len(binary.layers), self.config)
 
     def timeline(self) -> Timeline:
-        """Of one more inference: when its instructions ran, and the cause of every cycle."""
-        if self._handle is None:
-            raise DeviceError("no binary is loaded; call load first")
-        self._library.bitloop_model_record(self._handle, 1)
-        try:
-            self.profile()
-            return recorded(self._library, self._handle)
-        finally:
-            self._library.bitloop_model_record(self._handle, 0)
+        """As `RecordingDevice.timeline`."""
+        if self._handle is None or not self._record:
+            raise DeviceError("nothing is recorded; open the device to record, load, then run")
+        library = self._library
+        return recorded(
+            library.bitloop_model_instructions, library.bitloop_model_causes, self._handle
+        )
 
     def run(
         self, inputs: Mapping[str, NDArray[np.uint8]]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // When each instruction was taken and retired, and which cause the cycles counted for: what a
-// picture of a run is drawn from. Not in the hardware; filled by the model, and by the simulated core
+// picture of a run is drawn from. Not in the hardware: the model fills it, and the simulated core
 // from its signals.
 #pragma once
 

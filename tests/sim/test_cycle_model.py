@@ -156,7 +156,7 @@ def test_misuse_is_said() -> None:
 
 def test_the_timeline_accounts_for_every_cycle_and_instruction() -> None:
     binary = network()
-    device = ModelDevice(CONFIG)
+    device = ModelDevice(CONFIG, record=True)
     device.load(binary)
     device.profile()
     profile_, timeline = device.profile(), device.timeline()
