@@ -35,7 +35,8 @@ STEP_BYTES = STEP.bits // 8
 _WORD = 1 << ADDRESS_BITS
 _WEIGHTS = {
     Opcode.COMPUTE: 0.35,
-    Opcode.LOAD_ACTIVATIONS: 0.2,
+    Opcode.LOAD_ACTIVATIONS: 0.18,
+    Opcode.LOAD_TABLE: 0.02,
     Opcode.STORE_ACTIVATIONS: 0.15,
     Opcode.LOAD_WEIGHTS: 0.12,
     Opcode.LOAD_PARAMETERS: 0.1,
@@ -138,6 +139,9 @@ class _Builder:
         offset = self.offsets["steps"] + first * STEP_BYTES
         return {"destination": first, "count": count, "offset": offset}
 
+    def _load_table(self) -> dict[str, int]:
+        return {"offset": self.offsets["weights"] + self.integer(0, len(self.data) - 256)}
+
     def _load_weights(self) -> dict[str, int]:
         most = min(self.config.weight_rows, len(self.data) // self.config.weight_row_bytes)
         count = min(most, self.integer(1, 24))
@@ -154,11 +158,11 @@ class _Builder:
         offset = self.offsets["parameters"] + self.integer(0, len(self.data) - size)
         return {"destination": destination, "count": count, "offset": offset}
 
-    def _pixels(self, windows: list[Window], channels: int) -> dict[str, int]:
+    def _pixels(self, windows: list[Window], channels: int, splits: bool = True) -> dict[str, int]:
         height, width = self.integer(1, 9), self.integer(1, 17)
         size = height * width * channels
         divisors = [n for n in range(1, min(size, 64) + 1) if size % n == 0]
-        segments = int(self.rng.choice(divisors)) if self.chance(0.5) else 1
+        segments = int(self.rng.choice(divisors)) if splits and self.chance(0.5) else 1
         run = size // segments
         most_stride = (WINDOW_BYTES - run) // max(1, segments - 1)
         stride = self.integer(0, min(most_stride, 2 * run + 8)) if segments > 1 else 0
@@ -184,12 +188,15 @@ class _Builder:
 
     def _load_activations(self) -> dict[str, int]:
         windows = [Window.INPUT, Window.SCRATCH]
-        if self.chance(0.6):
-            return self._pixels(windows, self._channels())
-        channels = self.integer(1, 4)
-        fields = self._pixels(windows, channels)
-        fields["fold"] = self.integer(1, min(15, self.config.lanes // channels))
-        fields["fold_extra"] = self.integer(0, 4)
+        folds = self.chance(0.5)
+        channels = int(self.rng.choice([1, 2, 3, 3, 4])) if folds else self._channels()
+        fields = self._pixels(windows, channels, splits=not folds or self.chance(0.4))
+        fields["table"] = int(self.chance(0.3))
+        if folds:
+            fields["fold"] = self.integer(1, min(15, self.config.lanes // channels))
+            fields["fold_extra"] = self.integer(0, 15)
+            fields["fold_skip"] = int(self.rng.choice([0, 1, 1, 2, 3]))
+            fields["fold_phase"] = self.integer(0, fields["fold_skip"])
         return fields
 
     def _store_activations(self) -> dict[str, int]:

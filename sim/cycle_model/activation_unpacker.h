@@ -14,14 +14,14 @@ class ActivationUnpacker {
 
     bool write_valid() const { return write_valid_; }
     int write_address() const { return write_address_; }
-    int want() const { return left_ < 4 ? left_ : 3; }
+    int want() const { return few() && !cross_ ? left_ : 3; }
 
     // `write_ready`: the activation RAM takes the word offered. Before `ready` and `done`.
     void evaluate(bool write_ready) {
         chunk_ready_ = !write_valid_ || write_ready;
         free_ = !chunk_valid_ || chunk_ready_;
         ready_ = running_ && !beyond_ && free_;
-        done_ = write_valid_ && write_ready && last_word_;
+        done_ = chunk_ready_ && last_word_;
     }
 
     bool ready() const { return ready_; }
@@ -29,14 +29,14 @@ class ActivationUnpacker {
 
     // The runs hold fewer or more bytes than the pixels.
     bool mismatch(const Given& given) const {
-        return given.valid && ready_ && given.final != (last_data(word_done(given)) && rows_ == 1);
+        return given.valid && ready_ && given.final != (last(given) && rows_ == 1);
     }
 
     void tick(const Given& given) {
         const bool step = running_ && free_ && (beyond_ || given.valid);
         if (chunk_ready_) {
             write_valid_ = chunk_valid_ && chunk_word_;
-            last_word_ = chunk_done_;
+            last_word_ = chunk_valid_ && chunk_done_;
             write_address_ = chunk_address_;
         }
         if (free_) chunk_valid_ = step;
@@ -46,48 +46,61 @@ class ActivationUnpacker {
     void start(const Geometry& geometry) {
         geometry_ = geometry;
         running_ = true;
-        beyond_ = false;
+        beyond_ = whole_ = cross_ = false;
         words_ = geometry.words;
         left_ = geometry.first_bytes;
         pixels_ = geometry.pixels;
         rows_ = geometry.rows;
+        gap_ = geometry.phase;
         address_ = row_address_ = geometry.destination;
     }
 
   private:
-    bool word_done(const Given& given) const { return beyond_ || (given.complete && left_ < 4); }
-    bool last_data(bool word_done) const { return word_done && words_ == 0 && pixels_ == 1; }
+    bool few() const { return left_ < 4; }
+    bool unit_done(const Given& given) const { return few() && (beyond_ || given.complete); }
+    bool last(const Given& given) const {
+        return unit_done(given) && words_ == 0 && pixels_ == 1;
+    }
+
+    // More than two groups' pixels are left of the row, whose last pixel is never in a group.
+    bool many() const {
+        const bool small = geometry_.skip < 2;
+        return pixels_ >> 4 || ((pixels_ & 8) && ((pixels_ & 7) || small)) ||
+               ((pixels_ & 4) && (pixels_ & 3) && small);
+    }
 
     void walk(const Given& given) {
-        const bool word_done = this->word_done(given);
-        const bool last_data = !beyond_ && this->last_data(word_done);
-        const bool row_done = beyond_ ? extra_ == 1 : last_data && geometry_.extra == 0;
-        chunk_word_ = word_done;
+        const bool unit_done = this->unit_done(given), due = whole_ || gap_ == 0;
+        const bool pixel_done = unit_done && words_ == 0, last = pixel_done && pixels_ == 1;
+        const bool row_done = last && (beyond_ || geometry_.extra == 0);
+        const bool many = this->many(), crossed = cross_;
+        chunk_word_ = unit_done && due;
         chunk_address_ = address_;
         chunk_done_ = row_done && rows_ == 1;
-        left_ -= given.more + 1;
-        if (word_done) {
-            address_ = (address_ + 1) & kWordMask;
+        const int more = beyond_ ? want() : given.more;
+        cross_ = geometry_.pairs && whole_ && !few() && many && !beyond_;
+        left_ = (left_ - more - 1) & 15;
+        if (unit_done && due) address_ = (address_ + 1) & kWordMask;
+        if (pixel_done) {
+            const int group = (geometry_.skip + 1) * (geometry_.first_bytes + 1) - 1;
+            words_ = geometry_.words;
+            left_ = geometry_.first_bytes;
+            pixels_ = (pixels_ - (whole_ ? geometry_.skip + 1 : 1)) & kPixelMask;
+            gap_ = due ? geometry_.skip : gap_ - 1;
+            whole_ = geometry_.skip && due && many;
+            if (whole_) left_ = crossed ? group ^ 5 ^ 3 : group;  // two bytes came already
+        } else if (unit_done) {
             left_ = words_ == 1 ? geometry_.tail : lanes_ - 1;
-            if (words_ == 0) {
-                words_ = geometry_.words;
-                left_ = geometry_.first_bytes;
-                pixels_--;
-            } else {
-                words_--;
-            }
+            words_--;
         }
-        if (beyond_) {
-            extra_--;
-            words_ = 0;
-        }
-        if (last_data) {
+        if (last && !beyond_) {
             beyond_ = geometry_.extra != 0;
-            extra_ = geometry_.extra;
+            pixels_ = geometry_.extra;
         }
         if (row_done) {
             beyond_ = false;
             pixels_ = geometry_.pixels;
+            gap_ = geometry_.phase;
             row_address_ = (row_address_ + geometry_.row_step) & kWordMask;
             address_ = row_address_;
             running_ = rows_ != 1;
@@ -96,12 +109,16 @@ class ActivationUnpacker {
     }
 
     static constexpr int kWordMask = (1 << kAddressBits) - 1;
+    static constexpr int kPixelMask = 4095;
 
     int lanes_;
     Geometry geometry_;
-    bool running_ = false, beyond_ = false;  // beyond: words right of the row's last pixel
-    int left_ = 0;                           // bytes that the word lacks, minus one
-    int words_ = 0, pixels_ = 0, rows_ = 0, extra_ = 0;
+    // beyond: right of the row's last pixel; whole: the unit is a group, all pixels up to one with a
+    // word; cross: two bytes of the next group are taken too
+    bool running_ = false, beyond_ = false, whole_ = false, cross_ = false;
+    int left_ = 0;  // bytes to come of this unit, minus one
+    int words_ = 0, pixels_ = 0, rows_ = 0;
+    int gap_ = 0;  // pixels before the next with a word
     int address_ = 0, row_address_ = 0;
     bool chunk_valid_ = false, chunk_word_ = false, chunk_done_ = false;
     int chunk_address_ = 0;

@@ -42,7 +42,7 @@ class Loader {
         words_.evaluate(opcode_, load_ready);
         pixels_.evaluate(write_ready);
         const bool is_pixels = opcode_ == kOpLoadActivations;
-        const Given& given = extractor_.give(is_pixels ? pixels_.want() : WordWriter::kWant);
+        const Given& given = extractor_.give(is_pixels ? pixels_.want() : WordWriter::want(opcode_));
         given_ = &given;
         extractor_.take(pixels_.ready() || words_.ready());
         done_ = words_.done() || pixels_.done();
@@ -117,10 +117,15 @@ class Loader {
         case kOpLoadActivations: {
             const auto line = LoadActivations::decode(raw);
             next_.geometry = decode_geometry(p_, line);
-            if (line.fold) next_.geometry.extra = line.fold_extra;
+            decode_folding(next_.geometry, line);
             walk_ = {int(line.window), line.offset, line.segment_bytes, line.segment_stride,
                      int(line.segments)};
-            illegal_ |= illegal_geometry(line);
+            illegal_ |= illegal_geometry(line) || illegal_folding(p_, line);
+            return;
+        }
+        case kOpLoadTable: {
+            const auto line = LoadTable::decode(raw);
+            walk_ = {int(line.window), line.offset, kTableBytes, 0, 1};
             return;
         }
         case kOpLoadWeights: {
@@ -147,6 +152,8 @@ class Loader {
         }
         illegal_ |= count == 0;
     }
+
+    static constexpr uint32_t kTableBytes = 256;
 
     const Parameters& p_;
     SegmentWalker walker_;

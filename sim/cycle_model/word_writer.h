@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// hw/word_writer.py: weights, parameters and step entries, 32 bits a cycle.
+// hw/word_writer.py: weights, parameters and step entries, 32 bits a cycle; a table, 8.
 #pragma once
 
 #include "byte_stream.h"
@@ -12,7 +12,7 @@ class WordWriter {
     explicit WordWriter(const Parameters& p)
         : parameter_parts_(p.parameter_words_per_group), step_parts_(kStepBits / 32) {}
 
-    static constexpr int kWant = 3;
+    static int want(int opcode) { return opcode == kOpLoadTable ? 0 : 3; }
 
     // `load_ready`: the load bus is free. Before `ready`, `done` and `step_written`.
     void evaluate(int opcode, bool load_ready) {
@@ -24,7 +24,7 @@ class WordWriter {
                 taken_ = part_ == 0 || load_ready;  // the first word stays here
             } else {
                 taken_ = true;
-                step_written_ = part_ == step_parts_ - 1;
+                step_written_ = opcode == kOpLoadSteps && part_ == step_parts_ - 1;
             }
         }
         ready_ = running_ && (!word_valid_ || taken_);
