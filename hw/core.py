@@ -181,7 +181,6 @@ class Core(wiring.Component):
             registers.cycles.eq(counters.cycles),
             registers.trace_count.eq(counters.trace_count),
             registers.trace_data.eq(counters.trace_data),
-            registers.error_line.eq(dispatch.dispatched),
         ]
         for cause in Cause:
             m.d.comb += registers.causes[cause].eq(counters.cause_count[cause])
@@ -233,6 +232,8 @@ class Core(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += running.eq(1)
                 m.d.sync += [patience.eq(patience - 1), asked.eq(0)]
+                # Kept from here on: the reset after an error clears dispatch.
+                m.d.sync += registers.error_line.eq(dispatch.dispatched)
                 with m.If(progress):
                     m.d.sync += patience.eq(limit)
                 with m.If(fault != ErrorCode.NONE):

@@ -126,8 +126,8 @@ def test_a_core_runs_on_after_a_bus_error() -> None:
         assert all((outputs[name] == golden[name]).all() for name in golden)
 
 
-def run_program(program: bytes, lines: int, windows: dict[str, tuple[int, int]]) -> ErrorCode:
-    """Error code of a program placed at the start of memory."""
+def run_to_end(program: bytes, lines: int, windows: dict[str, tuple[int, int]]) -> Simulation:
+    """The core after a program placed at the start of memory."""
     sim = Simulation(CONFIG, 2**16, MemoryModel(5, 4))
     sim.write_memory(MEMORY_BASE, program)
     for name, (offset, size) in {"program": (0, len(program)), **windows}.items():
@@ -136,6 +136,12 @@ def run_program(program: bytes, lines: int, windows: dict[str, tuple[int, int]])
     sim.write_register(ADDRESS["program_lines"], lines)
     sim.write_register(ADDRESS["control"], 1)
     assert sim.wait(200_000)
+    return sim
+
+
+def run_program(program: bytes, lines: int, windows: dict[str, tuple[int, int]]) -> ErrorCode:
+    """Error code of a program placed at the start of memory."""
+    sim = run_to_end(program, lines, windows)
     status = Status(sim.read_register(ADDRESS["status"]))
     error = ErrorCode(sim.read_register(ADDRESS["error"]))
     assert (error is ErrorCode.NONE) == (status == Status.DONE), (status, error)
@@ -178,6 +184,22 @@ def test_bad_programs_end_with_a_code() -> None:
     assert run_program(bad, 2, {"input": (0x1000, 64)}) is ErrorCode.TIMEOUT
     bad = encode_instruction(Opcode.LOAD_WEIGHTS, destination=4095, count=2) + HALT
     assert run_program(bad, 2, {}) is not ErrorCode.NONE
+
+
+def test_the_line_of_an_error_is_kept() -> None:
+    good = load(Window.INPUT, 0, 4)
+    windows = {"input": (0x1000, 64)}
+    for count in range(4):
+        # Each waits for the one before, so that the bad line comes when those are done.
+        program = b"".join(load(Window.INPUT, 0, 4, wait_load=i) for i in range(count))
+        program += b"\x0f" + bytes(31)
+        sim = run_to_end(program, count + 1, windows)
+        assert sim.read_register(ADDRESS["error"]) == ErrorCode.ILLEGAL_OPCODE
+        assert sim.read_register(ADDRESS["error_line"]) == count
+    program = good + encode_instruction(Opcode.COMPUTE) + HALT  # no steps: refused at once
+    sim = run_to_end(program, 4, windows)
+    assert sim.read_register(ADDRESS["error"]) == ErrorCode.ILLEGAL_FIELD
+    assert sim.read_register(ADDRESS["error_line"]) in (3, 4)
 
 
 def test_random_bytes_never_hang_or_write_outside_the_windows() -> None:
