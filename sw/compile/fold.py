@@ -11,8 +11,8 @@ that differs from its column by the same number modulo s; then the other words a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from .layer import Kind, Layer
 from .layout import Fold, Layout
@@ -68,6 +68,20 @@ def fold_steps(layer: Layer, layout: Layout, digits: int) -> list[Step]:
     choices = [_pack(layer, layout, digits, split) for split in (True, False)]
     best = min(choices, key=len)
     return [_step(layer, layout, operands, digits) for operands in best]
+
+
+def trimmed(
+    layer: Layer, layout: Layout, steps: Sequence[Step], shape: tuple[int, int, int], width: int
+) -> Layout:
+    """A folded layout without the words at a row's end that no step of a layer making `width`
+    pixels a row reads; of a graph input of `shape`."""
+    stride, left = columns(layer, layout)
+    farthest = max(word.dx for step in steps for word in step.words if word is not None)
+    every, image = layout.fold_skip + 1, shape[1]
+    end = layout.fold_phase + ((width - 1) * stride - left + farthest) * every
+    extra = min(layout.fold_extra, max(0, end - (image - 1)))
+    words = len(range(layout.fold_phase, image + extra, every))
+    return replace(layout, width=words, fold_extra=extra)
 
 
 def _position(layer: Layer, layout: Layout, column: int, place: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bitloop.hw.config import ACTIVATION_BANKS, CoreConfig
 
-from .fold import folds
+from .fold import folds, trimmed
 from .layer import Kind, Layer, Network
 from .layout import Layout, folded_layouts, layouts
 from .plan import Plan, plan
@@ -79,7 +79,7 @@ class Planner:
             )
             return key(cycles, layout.words)
 
-        return min(candidates, key=rank)
+        return self._trimmed(readers[0], min(candidates, key=rank))
 
     def groups(self, layer: Layer) -> int:
         """Output groups."""
@@ -110,7 +110,18 @@ class Planner:
             for fold in folds(layer, shape, width, self.config.lanes)
             for layout in folded_layouts(shape, fold)
         ]
-        return min(candidates, key=lambda y: (self.cycles(layer, y), y.words), default=None)
+        if not candidates:
+            return None
+        best = min(candidates, key=lambda y: (self.cycles(layer, y), y.words))
+        return self._trimmed(layer, best)
+
+    def _trimmed(self, layer: Layer, layout: Layout) -> Layout:
+        """A layout of the layer's input, folded ones without words that are never read."""
+        if not layout.fold:
+            return layout
+        shape = self.network.tensors[layer.source].shape
+        width = self.network.tensors[layer.target].shape[1]
+        return trimmed(layer, layout, self.plan(layer, layout).body, shape, width)
 
     def _readers(self, root: str) -> list[Layer]:
         return [y for y in self.network.layers if self.network.roots[y.source] == root]

@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 import pytest
 
-from bitloop.compile.fold import folds
+from bitloop.compile.fold import folds, trimmed
 from bitloop.compile.layer import Kind, Layer
 from bitloop.compile.layout import folded_layouts, layouts
 from bitloop.compile.plan import plan
@@ -98,8 +98,13 @@ def test_words_that_a_stride_skips_are_neither_stored_nor_missed(
     }
     best = min(plans, key=lambda y: (len(plans[y].body), y.words))
     assert len(plans[best].body) == steps
-    assert best.width <= width + 2 and plans[best].stride[1] == 1
-    assert best.fold_skip == stride - 1
+    assert best.fold_skip == stride - 1 and plans[best].stride[1] == 1
+    body = plans[best].body
+    cut = trimmed(item, best, body, shape, width)
+    farthest = max(word.dx for step in body for word in step.words if word is not None)
+    following = cut.fold_phase + cut.width * stride  # where the first word that is missing ends
+    assert cut.width <= width + 1 and cut.width <= width + farthest
+    assert cut.width == width + farthest or following - cut.fold + 1 >= 96
 
 
 @pytest.mark.parametrize(
