@@ -11,6 +11,7 @@ from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Window
 
 from .blocks import block_count, load_cycles
+from .extents import input_range, pieces
 from .external import External
 from .homes import Relay
 from .instruct import Block, Compiled, output_words, sum_words, sums_layout
@@ -19,7 +20,7 @@ from .moves import Chunk, Moves
 from .place import Placement
 from .region import Placed, Region
 from .streams import Streams
-from .tiles import Operand, Tiling, input_range, pieces
+from .tiles import Operand, Tiling
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Chunker:
         self.placement = placement
         self.streams = streams
         self.config = config
-        self.moves = Moves(config, placement.homes.scratch_bytes, placement.homes.output_bytes)
+        homes = placement.homes
+        tiled = bool(placement.tilings)
+        self.moves = Moves(config, homes.scratch_bytes, homes.output_bytes, tiled)
         self._loaded: set[str] = set()
         """Inputs that stay on the chip and are there."""
 

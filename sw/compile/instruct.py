@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Mode
 
+from .extents import input_range
 from .fold import columns
 from .layer import Kind, Layer
 from .layout import Layout
@@ -18,7 +19,7 @@ from .passes import SUM_WORDS
 from .plan import Plan
 from .program import Words
 from .region import ADDRESS_MASK, Placed, Region
-from .tiles import Tiling, input_range
+from .tiles import Tiling
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import ADDRESS_BITS, Opcode, Window
 
-from .external import External, Transfer, transfers
+from .external import ALIGNMENT, External, Transfer, transfers
 from .instruct import Block, Compiled, compute_touches
 from .program import EXTERNAL_BYTES, Words
 from .region import Placed, Region
 from .streams import Load
+
+PART_BYTES = 4096
+"""Bytes of a part of a load of weights that is taken apart, at least."""
 
 
 @dataclass
@@ -38,12 +42,28 @@ class Chunk:
     stores: list[Store] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Due:
+    """A load and when it is due."""
+
+    position: int
+    """Chunk before which it comes."""
+    user: int
+    """Chunk that needs it."""
+    load: Load
+
+
 class Moves:
     """The chunks so far; knows by which each word was used last, so that what overwrites or reads
     it comes after."""
 
-    def __init__(self, config: CoreConfig, scratch_bytes: int, output_bytes: int) -> None:
+    def __init__(
+        self, config: CoreConfig, scratch_bytes: int, output_bytes: int, spread: bool
+    ) -> None:
+        """`spread`: loads of weights are taken apart, to come between those of tiles."""
         self.chunks: list[Chunk] = []
+        self.loads: list[Due] = []
+        self._spread = spread
         self._config = config
         self._outputs_start = -(-scratch_bytes // EXTERNAL_BYTES)
         self.external_words = self._outputs_start + -(-output_bytes // EXTERNAL_BYTES)
@@ -58,9 +78,13 @@ class Moves:
         number = len(self.chunks)
         self.chunks.append(chunk)
         for load in chunk.loads:
+            assert load.after < number
             if load.opcode is Opcode.LOAD_ACTIVATIONS:
                 self._used[load.writes.cells] = number
-            assert load.after < number
+            if load.opcode is Opcode.LOAD_WEIGHTS and self._spread:
+                self.loads += _spread(load, number, self._config)
+            else:
+                self.loads.append(Due(number, number, load))
         if item is not None and chunk.block is not None:
             reads, writes = compute_touches(item, chunk.block, self._config)
             for words in (*reads, *writes):
@@ -98,6 +122,28 @@ class Moves:
         stop = -(-move.stop // EXTERNAL_BYTES)
         shift = self._outputs_start if move.window is Window.OUTPUT else 0
         return Words("external", start + shift, stop - start)
+
+
+def _spread(load: Load, user: int, config: CoreConfig) -> list[Due]:
+    """A load of weights in parts, one for each of the chunks before its user since what it
+    overwrites was used last: so it is there in time and keeps no tile from being loaded."""
+    count, row = load.fields["count"], config.weight_row_bytes
+    rows = -(-PART_BYTES // row)
+    most = user - load.after
+    parts = max(1, min(count // rows, most))
+    unit = max(1, ALIGNMENT // row)  # rows that keep parts aligned
+    bounds = [count // unit * i // parts * unit for i in range(parts)] + [count]
+    result = []
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        fields = load.fields | {
+            "offset": load.fields["offset"] + start * row,
+            "destination": load.fields["destination"] + start,
+            "count": stop - start,
+        }
+        writes = Words("weights", load.writes.start + start, stop - start)
+        part = replace(load, fields=fields, writes=writes)
+        result.append(Due(user - parts + 1 + number, user, part))
+    return result
 
 
 def _activations(move: Transfer, placed: Placed, region: Region) -> Words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -26,6 +27,10 @@ class Demand:
     """Cycles of computation that use a unit, during which the next may load."""
     sweeps: int = 1
     """How often the units are used one after the other, each loaded again unless all stay."""
+
+    piece_cycles: int = 0
+    """Cycles to load again, for each piece that comes at a time, what else the computation reads.
+    """
 
     @property
     def words(self) -> int:
@@ -60,14 +65,16 @@ def divide(demands: Sequence[Demand], capacity: int, memory: str) -> Residency:
     if sum(d.words for d in demands) <= capacity:
         return _resident(demands, [d.units for d in demands], 0)
     pieces = {min(d.granule, d.units) * d.size for d in demands if d.units}
-    sizes = {n * size for size in pieces for n in (1, 2, 4) if n * size <= capacity}
+    larger = any(d.piece_cycles for d in demands)
+    counts = (1, 2, 3, 4, 6, 8, 12, 16) if larger else (1, 2, 4)
+    sizes = {n * size for size in pieces for n in counts if n * size <= capacity}
     sizes |= {d.words for d in demands if d.sweeps > 1 and d.words <= capacity}
     best: tuple[float, int, list[int]] | None = None
     for ring in sorted(sizes):
-        counts = _fill(demands, capacity - ring)
-        cost = _exposed(demands, counts, ring)
+        kept = _fill(demands, capacity - ring)
+        cost = _exposed(demands, kept, ring)
         if cost is not None and (best is None or cost < best[0]):
-            best = (cost, ring, counts)
+            best = (cost, ring, kept)
     assert best is not None  # the largest piece is a candidate, and every piece fits in it
     return _resident(demands, best[2], best[1])
 
@@ -110,8 +117,15 @@ def _exposed(demands: Sequence[Demand], counts: Sequence[int], ring: int) -> flo
         if piece > ring:
             return None
         overlap = demand.use_cycles if 2 * piece <= ring else 0
-        exposed = streamed * (max(0, demand.load_cycles - overlap) + 0.05 * demand.load_cycles)
-        total += exposed * (1 if streamed * demand.size <= ring else demand.sweeps)
+        times = 1 if streamed * demand.size <= ring else demand.sweeps
+        load = streamed * demand.load_cycles * times
+        exposed = streamed * max(0, demand.load_cycles - overlap) * times
+        if demand.piece_cycles:
+            granules = max(1, ring // 2 // piece)
+            pieces = (count > 0) + ceil(streamed / (granules * demand.granule))
+            use = demand.units * demand.use_cycles * demand.sweeps
+            exposed = max(exposed, load + pieces * demand.piece_cycles - use)
+        total += exposed + 0.05 * load
     return total
 
 

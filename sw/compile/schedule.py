@@ -14,7 +14,7 @@ from bitloop.hw.isa import Opcode, Window
 from .chunks import Chunker
 from .instruct import Block, Compiled, compute_fields, compute_touches
 from .layer import Network
-from .moves import Chunk, Store
+from .moves import Chunk, Due, Store
 from .place import Placement
 from .program import Program, Words
 from .sections import Sections
@@ -42,8 +42,9 @@ def schedule(
         setup.add(load.opcode, load.fields, (), (load.writes,), load.section)
     chunker = Chunker(network, items, placement, streams, config)
     chunks = chunker.make()
+    loads = sorted(chunker.moves.loads, key=lambda due: (due.position, due.user))
     inference = Program(config, chunker.moves.external_words)
-    _Emitter(inference, items, sections).emit(chunks)
+    _Emitter(inference, items, sections).emit(chunks, loads)
     return setup, inference
 
 
@@ -59,18 +60,18 @@ class _Emitter:
         self._pending: list[tuple[int, Store]] = []
         """Stores not yet in the program, and their chunks."""
 
-    def emit(self, chunks: Sequence[Chunk]) -> None:
-        """All of them."""
-        loads = [(user, load) for user, chunk in enumerate(chunks) for load in chunk.loads]
+    def emit(self, chunks: Sequence[Chunk], loads: Sequence[Due]) -> None:
+        """All of them; loads in order."""
         emitted = 0
         for index, chunk in enumerate(chunks):
             ahead = 0
             while emitted < len(loads):
-                user, load = loads[emitted]
-                if load.after >= index or (user > index and ahead >= LOADS_AHEAD):
+                due = loads[emitted]
+                early = due.position > index
+                if due.load.after >= index or (early and ahead >= LOADS_AHEAD):
                     break
-                ahead += user > index
-                self._load(load)
+                ahead += early
+                self._load(due.load)
                 emitted += 1
             if chunk.block is not None:
                 self._compute(chunk, chunk.block)

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import STEP_BITS, Opcode, Window
 
+from .extents import total_input
 from .instruct import Compiled
 from .passes import SUM_WORDS, sum_parameters
 from .program import Words
 from .residency import Demand, Residency, Ring, divide
 from .sections import Sections
+from .tiles import COMPUTE_OVERHEAD
 
 _OPCODES = {
     "weights": Opcode.LOAD_WEIGHTS,
@@ -60,6 +62,7 @@ class Streams:
             for memory in ("weights", "parameters"):
                 self._first[memory].append(len(self._data[memory]))
         self.lists, self._list_of = _distinct_lists(items)
+        self._tiled = any(item.tiling is not None for item in items)
         self._cut = any(len(item.parts) > 1 for item in items)
         words = config.parameter_words_per_group
         count = SUM_WORDS * config.groups_per_word * words if self._cut else 0
@@ -105,8 +108,29 @@ class Streams:
                 use = self._use_cycles(item, number)
                 cycles = self._cycles(rows * size)
                 sweeps = self._sweeps(item)
-                demands.append(Demand(item.layer.name, units, rows, granule, cycles, use, sweeps))
+                again = self._piece_cycles(item)
+                name = item.layer.name
+                demands.append(Demand(name, units, rows, granule, cycles, use, sweeps, again))
         return demands
+
+    def _piece_cycles(self, item: Compiled) -> int:
+        """Cycles that a further piece of the output groups costs: its COMPUTEs, and the input
+        loaded again where that is done for each piece. 0 where all tensors are on the chip."""
+        tiling = item.tiling
+        if not self._tiled:
+            return 0
+        if tiling is None:
+            return COMPUTE_OVERHEAD
+        tiles = -(-item.shape[0] // tiling.rows) * -(-item.shape[1] // tiling.columns)
+        cycles = COMPUTE_OVERHEAD * tiles
+        again = tiling.pieces_first and not tiling.sliced
+        if again and tiling.source is not None and tiles > len(tiling.source.bases):
+            rows, columns = (
+                total_input(item.layer, axis, item.shape[axis], step, item.source_shape[axis])
+                for axis, step in ((0, tiling.rows), (1, tiling.columns))
+            )
+            cycles += self._cycles(rows * columns * item.source_shape[2])
+        return cycles
 
     def _parameter_demands(self) -> list[Demand]:
         config, demands = self.config, []
@@ -116,7 +140,8 @@ class Streams:
             words, gpw = config.parameter_words_per_group, config.groups_per_word
             cycles = self._cycles(size)
             sweeps = self._sweeps(item)
-            demands.append(Demand(item.layer.name, units, words, gpw, cycles, use, sweeps))
+            again, name = self._piece_cycles(item), item.layer.name
+            demands.append(Demand(name, units, words, gpw, cycles, use, sweeps, again))
         return demands
 
     def _step_demands(self) -> list[Demand]:
@@ -159,7 +184,7 @@ class Streams:
         result = []
         start = 0
         while start < item.groups:
-            stop = min(item.groups, (start // limit + 1) * limit)
+            stop = min(item.groups, start + limit)
             for resident, piece in limits:
                 stop = min(stop, resident if start < resident else start + piece)
             result.append(range(start, stop))

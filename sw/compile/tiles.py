@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-import numpy as np
-
 from bitloop.hw.config import CoreConfig
 
+from .extents import most_input, total_input
 from .layer import Kind, Layer
 from .layout import Layout
 from .passes import SUM_WORDS, Cut, geometry
@@ -109,21 +108,6 @@ class Tiling:
     def operands(self) -> tuple[Operand | None, Operand | None, Operand | None]:
         """Source, residual and target."""
         return self.source, self.residual, self.target
-
-
-def input_range(layer: Layer, axis: int, outputs: range, size: int) -> range:
-    """Input rows (axis 0) or columns (1) that these rows or columns of the output depend on."""
-    before = layer.padding[axis]
-    extent = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
-    start = outputs.start * layer.stride[axis] - before
-    stop = (outputs.stop - 1) * layer.stride[axis] - before + extent
-    start, stop = max(0, start), min(size, stop)
-    return range(start, max(start, stop))
-
-
-def pieces(size: int, step: int) -> list[range]:
-    """0 .. size - 1 in ranges of `step`."""
-    return [range(start, min(size, start + step)) for start in range(0, size, step)]
 
 
 def fit(sizes: Sequence[int], gaps: Gaps) -> tuple[int, ...] | None:
@@ -294,7 +278,7 @@ class Tiler:
         size = (shape.rows, shape.columns)
         passes = self._passes(job, shape)
         rows, columns = (
-            max(_most_input(part, axis, size[axis], job.source[axis]) for part in passes)
+            max(most_input(part, axis, size[axis], job.source[axis]) for part in passes)
             for axis in (0, 1)
         )
         if job.foldable and shape.columns == job.target[1]:
@@ -331,8 +315,8 @@ class Tiler:
             computes = tiles * max(parts, -(-groups // max(1, job.supply.piece)))
         compute += computes * COMPUTE_OVERHEAD
         row_parts, column_parts = -(-height // tiling.rows), -(-width // tiling.columns)
-        rows = _total_input(layer, 0, height, tiling.rows, job.source[0])
-        columns = _total_input(layer, 1, width, tiling.columns, job.source[1])
+        rows = total_input(layer, 0, height, tiling.rows, job.source[0])
+        columns = total_input(layer, 1, width, tiling.columns, job.source[1])
         whole = column_parts == 1
         exposed = read = written = 0
         if tiling.source is not None:
@@ -376,22 +360,6 @@ class Tiler:
     def _moved(self, run: int, runs: int) -> int:
         """Cycles to load or store so many runs of `run` bytes."""
         return runs * max(ceil(run / self.bus), RUN_CYCLES)
-
-
-def _most_input(layer: Layer, axis: int, outputs: int, size: int) -> int:
-    """Input rows or columns that so many of the output depend on, at most."""
-    extent = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
-    return min(size, (outputs - 1) * layer.stride[axis] + extent)
-
-
-def _total_input(layer: Layer, axis: int, outputs: int, step: int, size: int) -> int:
-    """Sum over pieces of `step` of the output of what they depend on."""
-    extent = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
-    starts = np.arange(0, outputs, step)
-    stops = np.minimum(outputs, starts + step) - 1
-    first = np.maximum(0, starts * layer.stride[axis] - layer.padding[axis])
-    last = np.minimum(size, stops * layer.stride[axis] - layer.padding[axis] + extent)
-    return int(np.maximum(0, last - first).sum())
 
 
 def _sizes(width: int) -> Iterator[int]:
