@@ -141,6 +141,13 @@ class CoreConfig:
         return self.activation_words // ACTIVATION_BANKS
 
     @property
+    def output_cycles(self) -> int:
+        """Cycles from the step that ends an output until a step may read it: operand fetch, a
+        column's dot product, requantizer and residual stage, and one more for each column."""
+        requantizer = 8 if self.multiplier_bits == 16 else 9
+        return 5 + 6 + requantizer + 9 + self.columns - 1
+
+    @property
     def block_rams(self) -> dict[str, int]:
         """ECP5 block RAMs (18 kbit) by memory, at the best aspect ratio for the depth."""
         return {

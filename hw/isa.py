@@ -9,7 +9,11 @@ run beside each other; inside a queue instructions run in order.
 queues have retired at least `wait_load`, `wait_compute` and `wait_store` instructions since the
 program started (16-bit counters, compared modulo 2^16, at most 2^15 - 1 instructions a queue).
 A program that only waits for instructions that stand before it in the stream cannot deadlock.
-An instruction retires when its last write has reached its memory.
+An instruction retires when its last write has reached its memory. A COMPUTE may also rely on time:
+the core issues at most one step a cycle, the first of a COMPUTE at least START_CYCLES after the
+last of the one before, and the outputs of a step are there for a step issued
+`CoreConfig.output_cycles` later. What is read that late needs no wait for the COMPUTE that wrote
+it, as the next layer's first pixels need none for the last ones of this layer.
 
 **COMPUTE** produces `groups` x `output_height` x `output_width` outputs of M channels each, group
 outermost, then rows, then pixels, one step list walk a pixel::
@@ -118,6 +122,8 @@ LINE_BYTES = LINE_BITS // 8
 ADDRESS_BITS = 14
 """Bits of an activation word address."""
 MAX_QUEUE_INSTRUCTIONS = 2**15 - 1
+START_CYCLES = 5
+"""Cycles at least from the last step of a COMPUTE to the first of the next."""
 STEP_SLOTS = 4
 STEP_BITS = 160
 

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import Mode
+from bitloop.hw.isa import STEP, Mode
 
 from .extents import input_range
 from .fold import columns
@@ -40,6 +41,11 @@ class Part:
     prologue_count: int
     weights: NDArray[np.uint8]
     """(groups, or 1 if shared, or 0; rows a group; bytes)"""
+
+    @cached_property
+    def decoded(self) -> list[dict[str, int]]:
+        """Fields of the entries."""
+        return [STEP.decode(entry.tobytes()) for entry in self.entries]
 
 
 @dataclass(frozen=True, eq=False)

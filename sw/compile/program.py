@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ from bitloop.hw.isa import (
 )
 
 from ..errors import CompileError
+from ..pipeline import Pipeline
 
 EXTERNAL_BYTES = 64
 """Granularity at which accesses to external memory are told apart."""
@@ -58,9 +59,8 @@ class Instruction:
 @dataclass
 class Program:
     """Builds one program. Each instruction waits for exactly those before it in the stream, in
-    other queues, whose accesses conflict with its own; a COMPUTE also waits for ones in its own
-    queue that write what it reads, since the next may start before the last output of one is
-    written."""
+    other queues, whose accesses conflict with its own; a COMPUTE also waits for one in its own
+    queue that may not have written yet what it reads (`bitloop.pipeline`)."""
 
     config: CoreConfig
     external_words: int = 0
@@ -79,6 +79,7 @@ class Program:
         shape = len(Queue)
         self._reads = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
         self._writes = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
+        self._pipeline = Pipeline(self.config)
 
     def add(
         self,
@@ -87,8 +88,9 @@ class Program:
         reads: Sequence[Words] = (),
         writes: Sequence[Words] = (),
         section: str | None = None,
+        entries: Sequence[Mapping[str, int]] = (),
     ) -> None:
-        """Append an instruction that accesses these words."""
+        """Append an instruction that accesses these words; `entries`: of a COMPUTE's step list."""
         queue = QUEUE_OF[opcode]
         waits = np.zeros(len(Queue), np.int32)
         for words in writes:
@@ -99,8 +101,7 @@ class Program:
         for words in reads:
             cells = self._writes[words.memory][:, words.cells]
             waits = np.maximum(waits, cells.max(1, initial=0))
-        if queue is not Queue.COMPUTE:
-            waits[queue] = 0
+        waits[queue] = self._pipeline.add(fields, entries) if queue is Queue.COMPUTE else 0
         self.counts[queue] += 1
         if self.counts[queue] > MAX_QUEUE_INSTRUCTIONS:
             raise CompileError(

@@ -95,7 +95,9 @@ class _Emitter:
         hit = [i for i, y in self._pending if any(y.reads.overlaps(words) for words in writes)]
         if hit:
             self._store(max(hit))
-        self.program.add(Opcode.COMPUTE, compute_fields(item, block, config), reads, writes)
+        entries = item.parts[block.part].decoded
+        fields = compute_fields(item, block, config)
+        self.program.add(Opcode.COMPUTE, fields, reads, writes, None, entries)
 
     def _store(self, last: int) -> None:
         """The stores of chunks up to `last`."""

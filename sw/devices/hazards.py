@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that a program's waits order every pair of conflicting accesses, whatever the memory's
-timing: the queues of the core run beside each other; and that a COMPUTE does not overwrite what it
-still reads."""
+timing: the queues of the core run beside each other; that a COMPUTE waits for outputs of earlier
+ones that may not be there yet; and that it does not overwrite what it still reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import QUEUE_OF, Mode, Opcode, Queue
 
 from ..errors import DeviceError
+from ..pipeline import Pipeline
 from .walk import ADDRESSES, Walk, pixel_addresses
 
 
@@ -26,12 +27,15 @@ class Access:
     fields: dict[str, int]
     reads: dict[str, NDArray[np.int64]]
     writes: dict[str, NDArray[np.int64]]
+    entries: Sequence[Mapping[str, int]] = ()
+    """Of a COMPUTE's step list."""
 
 
-def check_waits(accesses: Sequence[Access]) -> None:
+def check_waits(accesses: Sequence[Access], config: CoreConfig) -> None:
     """Raises `DeviceError` for an instruction that waits for one not yet in the stream, or that
-    may run beside an earlier one it conflicts with. Loads and stores run in order among
-    themselves; a COMPUTE may start while the outputs of the one before are still under way."""
+    may run beside an earlier one it conflicts with. Instructions of a queue run in order; a COMPUTE
+    may start while outputs of earlier ones are still under way, if it reads them late enough."""
+    pipeline = Pipeline(config)
     queues: dict[Queue, list[int]] = {queue: [] for queue in Queue}
     clocks: list[NDArray[np.int64]] = []
     """By instruction, what has retired in each queue at least when it starts."""
@@ -52,17 +56,28 @@ def check_waits(accesses: Sequence[Access]) -> None:
         for other in waited:
             clock = np.maximum(clock, clocks[other])
         for queue in Queue:
+            if queue is own:
+                continue
             for other in queues[queue][clock[queue] :]:
-                _check_pair(name, access, other, accesses[other], own is queue)
+                _check_pair(name, access, other, accesses[other])
+        if own is Queue.COMPUTE:
+            needed = pipeline.add(access.fields, access.entries)
+            if needed > clock[own]:
+                other = queues[own][needed - 1]
+                raise DeviceError(
+                    f"{name} does not wait for instruction {other} (COMPUTE), whose outputs it "
+                    "reads before they are there"
+                )
         clocks.append(clock)
         queues[own].append(index)
 
 
-def _check_pair(name: str, access: Access, index: int, earlier: Access, same_queue: bool) -> None:
-    pairs = [(earlier.writes, access.reads)]
-    if not same_queue:
-        pairs += [(earlier.writes, access.writes), (earlier.reads, access.writes)]
-    for first, second in pairs:
+def _check_pair(name: str, access: Access, index: int, earlier: Access) -> None:
+    for first, second in (
+        (earlier.writes, access.reads),
+        (earlier.writes, access.writes),
+        (earlier.reads, access.writes),
+    ):
         for memory in first.keys() & second.keys():
             a, b = first[memory], second[memory]
             if not a.size or not b.size or a[0] > b[-1] or b[0] > a[-1]:

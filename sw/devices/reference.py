@@ -53,7 +53,8 @@ class ReferenceDevice:
         self._core.run(binary.program(binary.setup), {})
         program = binary.program(binary.inference)
         self._core.windows = _windows(binary)
-        check_waits([self._core.access(opcode, fields) for opcode, fields in program[:-1]])
+        accesses = [self._core.access(opcode, fields) for opcode, fields in program[:-1]]
+        check_waits(accesses, binary.config)
 
     def run(
         self, inputs: Mapping[str, NDArray[np.uint8]]
@@ -350,8 +351,10 @@ class Core(Memories):
         instructions can be walked."""
         reads: dict[str, NDArray[np.int64]] = {}
         writes: dict[str, NDArray[np.int64]] = {}
+        entries: list[dict[str, int]] = []
         if opcode is Opcode.COMPUTE:
             parts = self._walk(f)
+            entries = [STEP.decode(entry) for entry in self._entries(f)]
             words = np.concatenate([walk.words.reshape(-1) for walk in parts])
             words = np.unique(words[words >= 0])
             if f["mode"] in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM):
@@ -388,4 +391,4 @@ class Core(Memories):
             writes[memory] = f["destination"] + np.arange(f["count"] * size)
             if opcode is Opcode.LOAD_STEPS:
                 self.load_steps(f)
-        return Access(opcode, f, reads, writes)
+        return Access(opcode, f, reads, writes, entries)
