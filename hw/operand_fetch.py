@@ -131,29 +131,27 @@ class OperandFetch(wiring.Component):
         config = self._config
         padding = Signal(8, reset_less=True)
         m.d.sync += padding.eq(operation.padding)
-        banks = [operation.address[j][:BANK_BITS] for j in range(STEP_SLOTS)]
         words = [
             Signal(data.ArrayLayout(unsigned(8), config.lanes), name=f"word{k}", reset_less=True)
             for k in range(STEP_SLOTS)
         ]
+        # Where a slot's bytes come from: its bank, or padding.
+        source_layout = data.StructLayout({"bank": BANK_BITS, "inside": 1})
+        own = [Cat(operation.address[j][:BANK_BITS], operation.inside[j]) for j in range(STEP_SLOTS)]
+        is_dense = Signal()
+        m.d.comb += is_dense.eq((operation.mode == Mode.DENSE8) | (operation.mode == Mode.DENSE4))
         for lane in range(config.lanes):
-            first, low, high = self._merged_slots(m, operation, lane)
+            low, high = self._merged_slots(m, operation, lane)
+            merged = [choose(slot, dict(enumerate(own))) for slot in (low, high)]
             for k, word in enumerate(words):
-                slot = Signal(2, name=f"word{k}_lane{lane}_slot")
-                m.d.comb += slot.eq(k)
+                source = Signal(source_layout, reset_less=True, name=f"word{k}_lane{lane}_source")
+                m.d.sync += source.eq(own[k])
                 if k < config.slices:
-                    with m.If(operation.mode == Mode.DENSE8):
-                        m.d.comb += slot.eq(first)
-                    with m.If(operation.mode == Mode.DENSE4):
-                        m.d.comb += slot.eq(low if k < config.slices // 2 else high)
-                bank = Signal(BANK_BITS, reset_less=True, name=f"word{k}_lane{lane}_bank")
-                inside = Signal(reset_less=True, name=f"word{k}_lane{lane}_inside")
-                m.d.sync += [
-                    bank.eq(choose(slot, dict(enumerate(banks)))),
-                    inside.eq(choose(slot, dict(enumerate(operation.inside)))),
-                ]
-                value = choose(bank, {b: self.bank_data[b][lane] for b in range(ACTIVATION_BANKS)})
-                m.d.sync += word[lane].eq(Mux(inside, value, padding))
+                    with m.If(is_dense):
+                        m.d.sync += source.eq(merged[k // (config.slices // 2)])
+                data_of_bank = {b: self.bank_data[b][lane] for b in range(ACTIVATION_BANKS)}
+                value = choose(source.bank, data_of_bank)
+                m.d.sync += word[lane].eq(Mux(source.inside, value, padding))
         final_part = Signal(part_shape(config), reset_less=True)
         part = Signal(part_shape(config), reset_less=True)
         m.d.sync += [part.eq(operation.part), final_part.eq(part)]
@@ -162,19 +160,22 @@ class OperandFetch(wiring.Component):
         for j in range(STEP_SLOTS):
             m.d.comb += self.picks[j].eq(_part(words[j], final_part, config))
 
-    def _merged_slots(self, m: Module, operation: data.View, lane: int) -> tuple[Signal, ...]:
-        """Slot that feeds a lane of the word in DENSE8, and of the two words in DENSE4."""
-        bounds = operation.merge_bounds
-        first, low, high = (Signal(2, name=f"{n}_lane{lane}") for n in ("first", "low", "high"))
-        m.d.comb += [first.eq(0), low.eq(0), high.eq(1)]
-        with m.If(operation.merge):
-            beyond = [lane >= bounds[i] for i in range(3)]
+    def _merged_slots(self, m: Module, operation: data.View, lane: int) -> tuple[Signal, Signal]:
+        """Slots that feed a lane of the words of the lower and of the upper slices, in the dense
+        modes but DENSE2; in DENSE8 they are the same."""
+        low, high = (Signal(2, name=f"{name}_lane{lane}") for name in ("low", "high"))
+        beyond = Signal(3, name=f"beyond_lane{lane}")
+        for i in range(3):
+            m.d.comb += beyond[i].eq(operation.merge & (lane >= operation.merge_bounds[i]))
+        with m.If(operation.mode == Mode.DENSE8):
+            last = Mux(beyond[2], 3, Mux(beyond[1], 2, beyond[0]))
+            m.d.comb += [low.eq(last), high.eq(last)]
+        with m.Else():
             m.d.comb += [
-                first.eq(Mux(beyond[2], 3, Mux(beyond[1], 2, beyond[0]))),
                 low.eq(beyond[0]),
-                high.eq(Mux(beyond[2], 3, 2)),
+                high.eq(Cat(beyond[2] | ~operation.merge, operation.merge)),
             ]
-        return first, low, high
+        return low, high
 
     def _residual(self, m: Module, operation: data.View) -> None:
         """Hold the residual word until the step that ends its pixel."""
@@ -187,4 +188,6 @@ class OperandFetch(wiring.Component):
 def _part(word, part, config: CoreConfig):
     """The `columns` bytes of a word that belong to one output group."""
     value = word.as_value() if isinstance(word, data.View) else word
+    if config.groups_per_word == 1:  # a part is always 0 then, which synthesis does not see
+        return value
     return value.word_select(part, 8 * config.columns)

@@ -79,7 +79,9 @@ class PixelWalk(wiring.Component):
 
         part = Signal(part_shape(config), reset_less=True)
         next_word = Signal()  # the next group starts a new word
-        m.d.comb += [next_word.eq(part == config.groups_per_word - 1), pixel.part.eq(part)]
+        # With one group a word, said so: synthesis cannot see that `part` stays 0 then.
+        last_part = part == config.groups_per_word - 1 if config.groups_per_word > 1 else 1
+        m.d.comb += [next_word.eq(last_part), pixel.part.eq(part)]
         picks = Signal()
         m.d.comb += picks.eq(
             (instruction.mode == Mode.DEPTHWISE)
