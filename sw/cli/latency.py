@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import DataError, DeviceError
 from .common import (
     DeviceOption,
     JsonOption,
@@ -22,7 +24,9 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..devices.interface import MemoryModel
     from ..report import LatencyReport
+    from ..session import Session
 
 NAME = "latency"
 
@@ -37,6 +41,18 @@ def command(
         bool,
         typer.Option("--verify", help="Compare the model with the RTL; exit 1 if they differ."),
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace", metavar="T.json", help="Write when each instruction ran, for Perfetto."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="R.html", help="Write a page: roofline, lost cycles by layer, table."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Report cycles by layer and by cause, measured on the RTL or predicted by its model.
@@ -45,23 +61,45 @@ def command(
     could have done in a layer's cycles at its width. `--verify` asks both devices and names the
     first layer or counter in which they differ, if any.
 
+    `--trace` writes a trace for ui.perfetto.dev (a cycle as a microsecond): layers, cause of every
+    cycle, instructions on array, loader, storer and sequencer. `--html` writes one page without
+    references to anything outside it. Both are the same from RTL and model; with `--verify` they
+    show the RTL.
+
     Example: bitloop latency net.bitloop --memory latency=80,bytes=4 --json
+
+    Example: bitloop latency net.bitloop --device model --trace t.json --html r.html
     """
     from ..binary import Binary
+    from ..files import check_output
     from ..report import first_difference
     from ..session import Session, open_device
 
     model = parse_memory(memory)
+    outputs: list[Path] = []
+    for option, path in (("--trace", trace), ("--html", html)):
+        if path is None:
+            continue
+        target = check_output(path)
+        if target == binary.resolve():
+            raise DataError(f"{option}: {path} is the binary; name another file")
+        if target in outputs:
+            raise DataError(f"--trace and --html both name {path}; give each a file of its own")
+        outputs.append(target)
     loaded = Binary.load(binary)
     loaded.check_config(configure_loaded(loaded.config, preset, settings))
     reports: list[LatencyReport] = []
     for name in ("verilator", "model") if verify else (device,):
         with progress(f"loading {binary} on {name}") as say:
-            session = Session(loaded, open_device(name, loaded.config, model, say))
+            opened = open_device(name, loaded.config, model, say, record=bool(outputs))
+            session = Session(loaded, opened)
             say("running one inference")
             reports.append(session.measure())
+            if len(reports) == 1:
+                _draw(session, reports[0], _Files(binary, trace, html), model)
     if not verify:
         _show(reports[0], as_json)
+        _say_written(trace, html, as_json)
         return
     difference = first_difference(*reports)
     if as_json:
@@ -70,9 +108,48 @@ def command(
     else:
         for report in reports:
             print_table(report.as_table())
+        _say_written(trace, html, as_json)
         typer.echo(difference or "model and RTL agree in every counter and layer")
     if difference is not None:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Files:
+    binary: Path
+    trace: Path | None
+    html: Path | None
+
+
+def _draw(session: Session, report: LatencyReport, files: _Files, memory: MemoryModel) -> None:
+    """Writes the files asked for, of the inference that `report` is of."""
+    from ..devices.timeline import RecordingDevice
+
+    if files.trace is None and files.html is None:
+        return
+    from bitloop.sim.simulation import OUTSTANDING_BURSTS
+
+    from ..account import account
+
+    if not isinstance(session.device, RecordingDevice):
+        raise DeviceError(f"device {session.device.name!r} cannot record; use verilator or model")
+    timeline = session.device.timeline()
+    found = account(session.binary, report, timeline)
+    if files.trace is not None:
+        from ..trace import write_trace
+
+        write_trace(files.trace, session.binary, found, timeline)
+    if files.html is not None:
+        from ..html import Conditions, write_page
+
+        conditions = Conditions(str(files.binary), memory, OUTSTANDING_BURSTS)
+        write_page(files.html, session.binary, found, conditions)
+
+
+def _say_written(trace: Path | None, html: Path | None, as_json: bool) -> None:
+    for path in (trace, html):
+        if path is not None and not as_json:
+            typer.echo(f"wrote {path}")
 
 
 def _show(report: LatencyReport, as_json: bool) -> None:
