@@ -137,7 +137,9 @@ class OperandFetch(wiring.Component):
         ]
         # Where a slot's bytes come from: its bank, or padding.
         source_layout = data.StructLayout({"bank": BANK_BITS, "inside": 1})
-        own = [Cat(operation.address[j][:BANK_BITS], operation.inside[j]) for j in range(STEP_SLOTS)]
+        own = [
+            Cat(operation.address[j][:BANK_BITS], operation.inside[j]) for j in range(STEP_SLOTS)
+        ]
         is_dense = Signal()
         m.d.comb += is_dense.eq((operation.mode == Mode.DENSE8) | (operation.mode == Mode.DENSE4))
         for lane in range(config.lanes):
