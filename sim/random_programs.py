@@ -208,6 +208,7 @@ class _Builder:
         modes = [m for m in modes if m is not Mode.WINDOW or config.window_taps]
         prologue = self.integer(1, 4) if self.chance(0.3) else 0
         body = self.integer(1, 3) if self.chance(0.5) else self.integer(1, 20)
+        body = min(body, self.used_steps - prologue - 1)
         base = self.integer(0, self.used_steps - prologue - body - 1)
         base += (base + prologue + body) % 2  # the last entry has an odd number, so `mac`
         longest = sum(

@@ -3,7 +3,8 @@
 
 `pytest -m benchmark -s tests/benchmarks/test_cycle_model.py` prints, for each core, how many random
 layers and random instruction streams take the same cycles, and for each MLPerf Tiny network its
-cycles on both and the time of the model. The networks' files are looked for in `$BITLOOP_DATA`.
+cycles on both and the time of the model. The files of two networks are looked for in
+`$BITLOOP_DATA`; the other two have random weights.
 """
 
 import os
@@ -15,7 +16,10 @@ import pytest
 from bitloop.compile import compile_graph
 from bitloop.devices.interface import MemoryModel
 from bitloop.frontend.detect import import_file
+from bitloop.frontend.torch_export import import_program
 from bitloop.hw.config import PRESETS
+from bitloop.programs import export_module
+from bitloop.quantize import quantize
 from bitloop.sim.cycle_model.device import ModelDevice
 from bitloop.sim.cycle_model.verify import (
     compare,
@@ -35,7 +39,9 @@ CORES["n8, 4-bit slices, 128-bit bus, 16 bursts"] = PRESETS["n8"].replace(
     slice_bits=4, data_bits=128, outstanding_bursts=16
 )
 
-NETWORKS = ("mlperf_tiny/pretrainedResnet_quant.tflite", "mlperf_tiny/kws_ref_model.tflite")
+FILES = ("mlperf_tiny/pretrainedResnet_quant.tflite", "mlperf_tiny/kws_ref_model.tflite")
+BUILT = ("mobilenet-v1-0.25", "autoencoder")
+CONFIG = PRESETS["n16"]
 MOST_SECONDS = 0.010
 
 
@@ -60,16 +66,29 @@ def test_random_layers_and_programs(core):
 
 
 @pytest.mark.benchmark
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks(name):
+@pytest.mark.parametrize("name", FILES)
+def test_networks_from_files(name):
     data = os.environ.get("BITLOOP_DATA")
     if data is None:
         pytest.skip("BITLOOP_DATA does not name the folder of the networks")
-    config = PRESETS["n16"]
-    graph, _ = import_file(Path(data) / name, config.multiplier_bits)
-    binary = compile_graph(graph, config)
+    check_network(import_file(Path(data) / name, CONFIG.multiplier_bits)[0])
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("name", BUILT)
+def test_networks_with_random_weights(name):
+    catalogue = pytest.importorskip("network_catalogue")
+    network = catalogue.WHOLE[name]
+    x = catalogue.images(network.shape, 4, 1)
+    program = quantize(export_module(catalogue.build(network), x), x)
+    check_network(import_program(program, name, CONFIG.multiplier_bits))
+
+
+def check_network(graph):
+    """Equal cycles, predicted in time; prints them."""
+    binary = compile_graph(graph, CONFIG)
     comparison = compare(binary, MemoryModel(), OUTSTANDING_BURSTS)
-    device = ModelDevice(config)
+    device = ModelDevice(CONFIG)
     device.load(binary)
     seconds = []
     for _ in range(9):
