@@ -63,11 +63,13 @@ def allocations(chosen: list[Buffer], layers: int, capacity: int) -> Iterator[di
             yield bases
 
 
-def gaps(chosen: list[Buffer], bases: Mapping[str, int], layer: int, capacity: int) -> Gaps:
-    """What is free during a layer."""
+def gaps(
+    chosen: list[Buffer], bases: Mapping[str, int], layer: int, capacity: int, after: int = 0
+) -> Gaps:
+    """What is free during a layer and `after` that follow it."""
     result = []
     position = 0
-    for start, stop in [*_alive(chosen, bases, layer, layer), (capacity, capacity)]:
+    for start, stop in [*_alive(chosen, bases, layer, layer + after), (capacity, capacity)]:
         if start > position:
             result.append((position, start - position))
         position = max(position, stop)

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Window
 
-from .blocks import block_count, load_cycles
+from .beside import first_tiles, second_blocks
+from .blocks import block_count, load_bound, load_cycles
 from .extents import input_range, pieces
 from .external import External
 from .homes import Relay
@@ -21,6 +22,9 @@ from .place import Placement
 from .region import Placed, Region
 from .streams import Streams
 from .tiles import Operand, Tiling
+
+Cutter = Callable[[list[range]], list[range]]
+"""Rows of a layer's blocks to other rows."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,17 @@ class Chunker:
 
     def make(self) -> list[Chunk]:
         """All chunks."""
+        ahead: list[range] = []
+        if load_bound(self.network, self.config):
+            ahead = second_blocks(self.items, self.streams)
         for index, item in enumerate(self.items):
             if item.layer.kind is Kind.COPY:
                 self._copy(index)
-            else:
-                self._layer(index)
+            elif index == 0 and ahead:
+                self._interleave(ahead)
+            elif index != 1 or not ahead:
+                for _ in self._layer(index):
+                    pass
             for relay in self.placement.homes.relays.get(index, ()):
                 self._relay(index, relay)
             for name in self.network.outputs:
@@ -91,12 +101,24 @@ class Chunker:
 
     # ---- layers -------------------------------------------------------------------------------
 
-    def _layer(self, index: int) -> None:
+    def _interleave(self, ahead: list[range]) -> None:
+        """The first two layers, the second in these blocks of rows."""
+        first, second = self._layer(0, first_tiles), self._layer(1, lambda _: ahead)
+        for rows in ahead:
+            next(first)
+            if rows:
+                next(second)
+        for rest in (first, second):
+            for _ in rest:
+                pass
+
+    def _layer(self, index: int, cut: Cutter | None = None) -> Iterator[None]:
+        """Adds the chunks of a layer, one at a time; `cut`: makes other rows of its blocks."""
         item = self.items[index]
         roots = dict.fromkeys(self.network.roots[name] for name in item.layer.reads)
         fresh = [name for name in roots if self._missing(name)]
         self._loaded.update(fresh)
-        work = self._work(index, bool(fresh))
+        work = self._work(index, bool(fresh), cut)
         first = len(self.moves.chunks)
         tiles = 1 + max(piece.tile for piece in work)
         if tiles > 1 and not (item.tiling and item.tiling.pieces_first):
@@ -130,19 +152,19 @@ class Chunker:
             ):
                 home = self.placement.homes.tensors[item.layer.target]
                 self.moves.store(home, block.target, made)
+            if number == len(work) - 1:
+                following = [y for y in self.items[index + 1 :] if y.layer.kind is not Kind.COPY]
+                mark = not following or following[0].layer.title != item.layer.title
+                chunk.block = replace(chunk.block, mark=mark)
+            yield
         self.streams.release()
-        following = [y for y in self.items[index + 1 :] if y.layer.kind is not Kind.COPY]
-        if not following or following[0].layer.title != item.layer.title:
-            last = self.moves.chunks[-1]
-            assert last.block is not None
-            last.block = replace(last.block, mark=True)
 
     def _ranges(self, index: int) -> list[range]:
         """Output groups of each COMPUTE."""
         item = self.items[index]
         return self.streams.ranges(index, item.tiling.groups if item.tiling else item.groups)
 
-    def _work(self, index: int, fresh: bool) -> list[_Work]:
+    def _work(self, index: int, fresh: bool, cut: Cutter | None) -> list[_Work]:
         """What the COMPUTEs of a layer make, in order."""
         item, tiling = self.items[index], self.items[index].tiling
         height, width, _ = item.shape
@@ -152,11 +174,14 @@ class Chunker:
             plain = item.layer.residual is None and item.layer.source not in self.network.views
             if index == 0 and fresh and len(ranges) == 1 and plain:
                 rows = self._row_blocks(item)
+            if cut is not None:
+                rows = [y for y in cut(rows) if y]
             return [_Work(n, y, range(width), g, 0) for n, y in enumerate(rows) for g in ranges]
+        down = pieces(height, tiling.rows)
         tiles = list(
             enumerate(
                 (rows, columns)
-                for rows in pieces(height, tiling.rows)
+                for rows in (down if cut is None else cut(down))
                 for columns in pieces(width, tiling.columns)
             )
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from bitloop.hw.config import ACTIVATION_BANKS, CoreConfig
 
+from .blocks import load_bound
 from .fold import folds, trimmed
 from .layer import Kind, Layer, Network
 from .layout import Layout, folded_layouts, layouts
@@ -21,14 +22,17 @@ class Planner:
         self.config = config
         self._plans: dict[tuple[str, Layout, tuple[int, int]], Plan] = {}
         self._steps: dict[tuple[str, int, int, int, int, int], int] = {}
+        self._by_rows = set(network.inputs)
+        """Tensors that come in blocks of rows."""
+        if load_bound(network, config):
+            self._by_rows.add(network.layers[0].target)
 
     def plan(self, layer: Layer, layout: Layout, size: tuple[int, int] | None = None) -> Plan:
         """Of a layer whose input lies as `layout`; `size`: of its tiles, the whole without."""
         whole = self.network.tensors[layer.target].shape[:2]
         key = (layer.name, layout, size or whole)
         if key not in self._plans:
-            # Loaded in blocks of rows.
-            by_rows = self.network.roots[layer.source] in self.network.inputs
+            by_rows = layer.source in self._by_rows
             self._plans[key] = plan(layer, layout, size or whole, self.config, by_rows)
         return self._plans[key]
 

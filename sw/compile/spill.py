@@ -12,6 +12,7 @@ from bitloop.hw.config import CoreConfig
 
 from ..errors import CompileError
 from .allocate import Buffer, allocations, buffers, fullest, gaps
+from .blocks import load_bound
 from .homes import homes
 from .layer import Kind, Layer, Network
 from .layout import Layout
@@ -81,6 +82,7 @@ class Spiller:
         self.tiler = Tiler(planner, config)
         self._known: dict[tuple[int, tuple[bool, ...], Layout | None, Gaps], Tiling | None] = {}
         self._supplies = self._estimate_supplies(layouts)
+        self._load_bound = load_bound(network, config)
 
     # ---- one choice of external tensors --------------------------------------------------------
 
@@ -104,6 +106,12 @@ class Spiller:
                 free = gaps(held, bases, index, capacity)
                 if index in tiled:
                     tiling = self._tiling(index, external, chosen, free)
+                    if index == 0 and tiling is not None and self._load_bound:
+                        # The second layer may run beside it if it writes elsewhere.
+                        apart = gaps(held, bases, 0, capacity, 1)
+                        other = self._tiling(0, external, chosen, apart)
+                        if other is not None and other.cycles <= tiling.cycles:
+                            tiling = other
                     if tiling is None:
                         worst = _failure(held, index, 1)
                         break

@@ -164,6 +164,14 @@ class Streams:
             raw = np.frombuffer(sum_parameters(self.config), np.uint8)
             yield self._load("parameters", [raw], self.sum_parameters)
 
+    def resident(self, index: int) -> bool:
+        """Whether all that a layer of one pass needs stays on the chip."""
+        numbers = {m: self._first[m][index] for m in ("weights", "parameters")}
+        kept = all(
+            self.residency[m].resident[n] >= self._data[m][n].shape[0] for m, n in numbers.items()
+        )
+        return kept and bool(self.residency["steps"].resident[self._list_of[index][0]])
+
     def ranges(self, index: int, limit: int) -> list[range]:
         """Output groups of each COMPUTE of a layer, at most `limit`: resident ones together,
         streamed ones in pieces of at most half a ring, so that one loads while another is used.

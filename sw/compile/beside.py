@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beside: the second layer in blocks of rows between the tiles of the first, to hide the load of an
+input that takes longer than the first layer computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from .extents import input_range, pieces
+from .instruct import Compiled
+from .layer import Kind
+from .streams import Streams
+from .tiles import Tiling
+
+
+def second_blocks(items: Sequence[Compiled], streams: Streams) -> list[range]:
+    """Rows of the second layer after each of `first_tiles`; empty where it cannot run beside the
+    first: where it reads more than what that makes, where one of them is cut otherwise or streams
+    its weights, or where its output lies in the tiles."""
+    if len(items) < 2:
+        return []
+    first, second = items[:2]
+    tiling, target = first.tiling, second.target
+    if tiling is None or second.tiling is not None or target is None:
+        return []
+    if second.layer.kind is Kind.COPY or second.layer.reads != (first.layer.target,):
+        return []
+    if not _by_rows(tiling, first.shape) or len(first.parts) > 1 or len(second.parts) > 1:
+        return []
+    if not (streams.resident(0) and streams.resident(1)) or tiling.groups < first.groups:
+        return []
+    assert tiling.source is not None
+    end = target.base + target.layout.words
+    if any(b < end and target.base < b + tiling.source.words for b in tiling.source.bases):
+        return []
+    height, bounds = second.shape[0], [0]
+    for made in first_tiles(pieces(first.shape[0], tiling.rows)):
+        rows = bounds[-1]
+        while rows < height:
+            needed = input_range(second.layer, 0, range(rows, rows + 1), first.shape[0])
+            if needed.stop > made.stop:
+                break
+            rows += 1
+        bounds.append(rows)
+    return [range(a, b) for a, b in pairwise(bounds)]
+
+
+def first_tiles(tiles: list[range]) -> list[range]:
+    """Rows of the first layer's tiles: the last one in halves, since nothing hides what is computed
+    once the input is there."""
+    last = tiles[-1]
+    middle = last.start + len(last) // 2
+    halves = [range(last.start, middle), range(middle, last.stop)]
+    return [*tiles[:-1], *(half for half in halves if half)]
+
+
+def _by_rows(tiling: Tiling, shape: tuple[int, int, int]) -> bool:
+    """Whether nothing but the input is in tiles, and these are several and as wide as the image."""
+    source, residual, target = tiling.operands
+    alone = source is not None and residual is None and target is None
+    return alone and tiling.columns >= shape[1] and tiling.rows < shape[0]
