@@ -44,7 +44,7 @@ class SplitLayer:
     codes: NDArray[np.uint8]
     """(1, height, width, channels), an input that `requantization` suits."""
     raw: bool
-    """The four bytes of the sums are the outputs, `requantization` is not used."""
+    """The four bytes of the sums are the outputs, in `raw_order`; `requantization` goes unused."""
     requantization: Requantization
     parity: int
     """Of the output's zero-point."""
@@ -77,9 +77,18 @@ class SplitLayer:
         """Outputs for `codes`."""
         sums = _sums(self.mode, self.weights, self.codes, self.left, self.padding)
         if self.raw:
-            planes = [sums >> (8 * i) & 255 for i in range(SUM_WORDS)]
+            order = self.raw_order
+            planes = [sums >> 8 * order[:, i].reshape(-1) & 255 for i in range(SUM_WORDS)]
             return np.concatenate(planes, axis=3).astype(np.uint8)
         return requantize(sums, self.requantization, self.parity)
+
+    @property
+    def raw_order(self) -> NDArray[np.int64]:
+        """Byte of the sum that each raw output shows, (groups, outputs, columns): each group and
+        column has parameters of its own."""
+        config = self.config
+        index = np.indices((config.groups_per_word, SUM_WORDS, config.columns))
+        return index.sum(0) % SUM_WORDS
 
     def binary(self, split: bool) -> Binary:
         """The program: in passes, or with `split` off whole."""
@@ -307,10 +316,11 @@ class _Program:
         if emits:
             # Clamping must not matter.
             fields |= {"wrap": 1, "low": self._rng.randrange(256), "high": self._rng.randrange(256)}
-            for _ in range(config.groups_per_word):
-                for i in range(SUM_WORDS):
-                    channel = encode_channel(1, 0, 8 * i, config.multiplier_bits)
-                    self._parameters += channel * config.columns
+            order = layer.raw_order
+            if not last:
+                order = np.broadcast_to(np.arange(SUM_WORDS)[:, None], order.shape)
+            for byte in order.reshape(-1).tolist():
+                self._parameters += encode_channel(1, 0, 8 * byte, config.multiplier_bits)
             self._parameter_groups += SUM_WORDS * config.groups_per_word
         else:
             fields |= {

@@ -32,8 +32,9 @@ def test_a_layer_in_passes_gives_the_bytes_of_the_whole(seed):
 def test_parameters_repeat_for_each_group_of_a_word():
     config = N4.replace(lanes=8)
     device = VerilatorDevice(config, cycle_limit=1_000_000)
-    for seed in range(3):
-        layer = random_split_layer(config, seed)
+    layers = [random_split_layer(config, seed) for seed in range(3)]
+    assert any(layer.raw for layer in layers)  # their parameters differ from group to group
+    for seed, layer in enumerate(layers):
         assert (run(device, layer.binary(split=True), layer.codes) == layer.golden()).all(), seed
 
 
