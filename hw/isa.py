@@ -7,7 +7,10 @@ run beside each other; inside a queue instructions run in order.
 
 **Dependencies.** Every instruction waits, before it starts, until the LOAD, COMPUTE and STORE
 queues have retired at least `wait_load`, `wait_compute` and `wait_store` instructions since the
-program started (16-bit counters, compared modulo 2^16, at most 2^15 - 1 instructions a queue).
+program started. Counters have 16 bits and are compared modulo 2^16, so waits are given modulo 2^16
+and must not lag: until the next instruction of its own queue, fewer than 2^15 of any queue may
+follow those an instruction waits for. (A queue holds back the stream where its next instruction
+cannot be taken, so all but a few before an instruction have retired when it starts, waits or not.)
 A program that only waits for instructions that stand before it in the stream cannot deadlock.
 An instruction retires when its last write has reached its memory. A COMPUTE may also rely on time:
 the core issues at most one step a cycle, the first of a COMPUTE at least START_CYCLES after the
@@ -121,7 +124,11 @@ LINE_BITS = 256
 LINE_BYTES = LINE_BITS // 8
 ADDRESS_BITS = 14
 """Bits of an activation word address."""
-MAX_QUEUE_INSTRUCTIONS = 2**15 - 1
+WAIT_BITS = 16
+MAX_LAG = 2**15 - 1
+"""Instructions of a queue at most from those waited for to the waiting queue's next instruction."""
+MAX_UNDER_WAY = 2**6 - 1
+"""Instructions of a queue that may be handed to it without having retired, at most."""
 START_CYCLES = 5
 """Cycles at least from the last step of a COMPUTE to the first of the next."""
 STEP_SLOTS = 4
@@ -246,9 +253,9 @@ def _instruction(name: str, lines: int, *fields: Field) -> Format:
 HEADER = (
     Field("opcode", 4, "Opcode"),
     Field("mark", 1, "COMPUTE only: write the cycle of retirement to the trace buffer"),
-    Field("wait_load", 16, "LOAD instructions that must have retired"),
-    Field("wait_compute", 16, "COMPUTE instructions that must have retired"),
-    Field("wait_store", 16, "STORE instructions that must have retired"),
+    Field("wait_load", WAIT_BITS, "LOAD instructions that must have retired"),
+    Field("wait_compute", WAIT_BITS, "COMPUTE instructions that must have retired"),
+    Field("wait_store", WAIT_BITS, "STORE instructions that must have retired"),
     Field("header_reserved", 3, "zero"),
 )
 

@@ -13,8 +13,10 @@ from bitloop.hw.isa import (
     ADDRESS_BITS,
     FORMATS,
     LINE_BYTES,
-    MAX_QUEUE_INSTRUCTIONS,
+    MAX_LAG,
+    MAX_UNDER_WAY,
     QUEUE_OF,
+    WAIT_BITS,
     EncodingError,
     Opcode,
     Queue,
@@ -24,6 +26,9 @@ from bitloop.hw.isa import (
 from ..errors import CompileError
 from ..pipeline import Pipeline
 
+LATE = 1 << 12
+"""Instructions of a queue from which on a wait for an earlier one names a later one instead that
+has retired anyway, so that the counters' distance stays small."""
 EXTERNAL_BYTES = 64
 """Granularity at which accesses to external memory are told apart."""
 
@@ -80,6 +85,8 @@ class Program:
         self._reads = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
         self._writes = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
         self._pipeline = Pipeline(self.config)
+        self._waits: dict[Queue, np.ndarray] = {}
+        """Of the last instruction of each queue."""
 
     def add(
         self,
@@ -102,17 +109,25 @@ class Program:
             cells = self._writes[words.memory][:, words.cells]
             waits = np.maximum(waits, cells.max(1, initial=0))
         waits[queue] = self._pipeline.add(fields, entries) if queue is Queue.COMPUTE else 0
+        counts = np.array([self.counts[q] for q in Queue], np.int32)
+        waits = np.where(counts - waits > LATE, counts - MAX_UNDER_WAY - 1, waits)
+        self._check_lag(queue)
+        self._waits[queue] = waits
         self.counts[queue] += 1
-        if self.counts[queue] > MAX_QUEUE_INSTRUCTIONS:
-            raise CompileError(
-                f"the program needs more than {MAX_QUEUE_INSTRUCTIONS} {queue.name} instructions; "
-                "use a larger preset or smaller images"
-            )
         for table, wordss in ((self._reads, reads), (self._writes, writes)):
             for words in wordss:
                 table[words.memory][queue, words.cells] = self.counts[queue]
-        wait = {f"wait_{q.name.lower()}": int(waits[q]) for q in Queue}
+        wait = {f"wait_{q.name.lower()}": int(waits[q]) % (1 << WAIT_BITS) for q in Queue}
         self.instructions.append(Instruction(opcode, {**fields, **wait}, section))
+
+    def _check_lag(self, queue: Queue) -> None:
+        """Counters must not run away from the last instruction of `queue` until its next."""
+        for other in Queue:
+            if queue in self._waits and self.counts[other] - self._waits[queue][other] > MAX_LAG:
+                raise CompileError(
+                    f"the program has more than {MAX_LAG - LATE} {other.name} instructions between "
+                    f"two {queue.name} instructions; use a larger preset or smaller images"
+                )
 
     @property
     def size(self) -> int:
@@ -122,6 +137,8 @@ class Program:
     def encode(self, offsets: dict[str, int]) -> bytes:
         """The program's lines, HALT last; raises `CompileError` for a value the instruction set
         cannot say."""
+        for queue in Queue:
+            self._check_lag(queue)
         parts = []
         for instruction in self.instructions:
             fields = dict(instruction.fields)

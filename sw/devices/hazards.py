@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import QUEUE_OF, Mode, Opcode, Queue
+from bitloop.hw.isa import MAX_LAG, QUEUE_OF, WAIT_BITS, Mode, Opcode, Queue
 
 from ..errors import DeviceError
 from ..pipeline import Pipeline
@@ -32,24 +32,31 @@ class Access:
 
 
 def check_waits(accesses: Sequence[Access], config: CoreConfig) -> None:
-    """Raises `DeviceError` for an instruction that waits for one not yet in the stream, or that
-    may run beside an earlier one it conflicts with. Instructions of a queue run in order; a COMPUTE
-    may start while outputs of earlier ones are still under way, if it reads them late enough."""
+    """Raises `DeviceError` for an instruction that waits for one not yet in the stream, or so long
+    ago that counters are misread, or that may run beside an earlier one it conflicts with.
+    Instructions of a queue run in order; a COMPUTE may start while outputs of earlier ones are
+    still under way, if it reads them late enough."""
     pipeline = Pipeline(config)
     queues: dict[Queue, list[int]] = {queue: [] for queue in Queue}
     clocks: list[NDArray[np.int64]] = []
     """By instruction, what has retired in each queue at least when it starts."""
+    last: dict[Queue, tuple[int, NDArray[np.int64]]] = {}
+    """Of each queue, the last instruction and its own waits."""
     for index, access in enumerate(accesses):
         own = QUEUE_OF[access.opcode]
         name = f"instruction {index} ({access.opcode.name})"
-        clock = np.array([access.fields[f"wait_{q.name.lower()}"] for q in Queue])
+        clock = np.zeros(len(Queue), np.int64)
         for queue in Queue:
-            wait = int(clock[queue])
-            if wait > len(queues[queue]):
+            before, wait = len(queues[queue]), access.fields[f"wait_{queue.name.lower()}"]
+            lag = (before - wait) % (1 << WAIT_BITS)
+            if lag > MAX_LAG:
                 raise DeviceError(
-                    f"{name} waits for {wait} {queue.name} instructions, {len(queues[queue])} "
-                    "stand before it: the program cannot end"
+                    f"{name} waits for {wait} {queue.name} instructions, {before} stand before it: "
+                    "the program cannot end"
                 )
+            clock[queue] = before - lag
+        _check_lag(last.get(own), queues, accesses)
+        last[own] = (index, clock.copy())
         waited = [queues[q][clock[q] - 1] for q in Queue if clock[q]]
         if queues[own]:
             waited.append(queues[own][-1])
@@ -70,6 +77,25 @@ def check_waits(accesses: Sequence[Access], config: CoreConfig) -> None:
                 )
         clocks.append(clock)
         queues[own].append(index)
+    for final in last.values():
+        _check_lag(final, queues, accesses)
+
+
+def _check_lag(
+    waiting: tuple[int, NDArray[np.int64]] | None,
+    queues: Mapping[Queue, Sequence[int]],
+    accesses: Sequence[Access],
+) -> None:
+    """Whether an instruction can misread the counters before the next of its queue comes."""
+    if waiting is None:
+        return
+    index, waits = waiting
+    for queue in Queue:
+        if len(queues[queue]) - waits[queue] > MAX_LAG:
+            raise DeviceError(
+                f"instruction {index} ({accesses[index].opcode.name}) may see more than {MAX_LAG} "
+                f"{queue.name} instructions retire beyond those it waits for: counters wrap"
+            )
 
 
 def _check_pair(name: str, access: Access, index: int, earlier: Access) -> None:
