@@ -43,33 +43,60 @@ class Comparison:
 
 
 class _Run(Interpreter):
-    def __init__(self, program: ExportedProgram) -> None:
+    """Keeps what the program's quantize operators return; with `precise` everything is computed in
+    double precision, so that PyTorch's own rounding does not show."""
+
+    def __init__(self, program: ExportedProgram, precise: bool) -> None:
         super().__init__(program.module(check_guards=False))
+        self.precise = precise
         self.codes: list[np.ndarray] = []
 
     def run_node(self, n: Node) -> object:
         if n.op == "call_module":
             return None
-        value = super().run_node(n)
-        if "quantize_per_tensor" in str(n.target) and "dequantize" not in str(n.target):
+        operator = str(n.target)
+        quantizes = "quantize_per_tensor" in operator and "dequantize" not in operator
+        if self.precise and n.op == "call_function" and "quantize_per" in operator:
+            value = _precise(operator, *self.fetch_args_kwargs_from_env(n)[0])
+        else:
+            value = super().run_node(n)
+        if self.precise and isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+            value = value.double()
+        if quantizes:
             self.codes.append(value.numpy().astype(np.int64) + 128 * (value.dtype == torch.int8))
         return value
 
 
-def compare(program: ExportedProgram, bits: int, x: np.ndarray) -> Comparison:
-    """Every tensor that the program quantizes, against PyTorch in floating point."""
+def _precise(operator: str, x: torch.Tensor, scale: object, zero: object, *rest: object) -> object:
+    """A quantize or dequantize operator in double precision."""
+    if "per_channel" in operator:
+        axis, *rest = rest
+        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+        scale = scale.reshape(shape)
+        zero = 0 if zero is None else zero.reshape(shape)
+    if "dequantize" in operator:
+        return (x.double() - zero) * scale
+    low, high, dtype = rest
+    return (torch.round(x.double() / scale) + zero).clamp(low, high).to(dtype)
+
+
+def compare(
+    program: ExportedProgram, bits: int, x: np.ndarray, precise: bool = False
+) -> Comparison:
+    """Every tensor that the program quantizes, against PyTorch in floating point: in single
+    precision, as it runs, or with `precise` in double."""
     importer = _Importer(program, "net", bits)
     graph = importer.run()
-    run = _Run(program)
+    run = _Run(program, precise)
     with torch.no_grad():
         run.run(torch.from_numpy(x))
-    known: dict[str, np.ndarray] = {}
     quantized = [
         node for node in program.graph.nodes
         if "quantize_per_tensor" in str(node.target) and "dequantize" not in str(node.target)
         and isinstance(importer.values[node], Codes)
     ]  # fmt: skip
     assert len(run.codes) == len(quantized)
+    known: dict[str, np.ndarray] = {}
     for node, codes in zip(quantized, run.codes, strict=True):
         name, places = importer.values[node].tensor, importer.places(node)
         if name in graph.tensors and places.permuted:
