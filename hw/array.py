@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from . import dot_product
 from .carry import check_target
 from .column import (
+    RESIDUAL_CYCLES,
     SWAP_CYCLE,
     Column,
     chain_layout,
@@ -24,6 +25,8 @@ from .delay import DelayLine, delayed
 from .isa import STEP_SLOTS
 from .requantizer import Requantizer
 from .streams import (
+    CONSTANT_WORDS,
+    LoadTarget,
     array_step_layout,
     load_write_layout,
     parameter_read_layout,
@@ -31,9 +34,9 @@ from .streams import (
 )
 
 
-def array_latency(config: CoreConfig) -> int:
-    """Cycles from a step with `last` to its output."""
-    return column_latency(config) + config.columns - 1
+def array_latency(config: CoreConfig, residual: bool) -> int:
+    """Cycles from a step with `last` to its output, with or without a residual."""
+    return column_latency(config) + config.columns - 1 + (RESIDUAL_CYCLES if residual else 0)
 
 
 def column_verilog(config: CoreConfig, target: str, name: str) -> str:
@@ -58,7 +61,8 @@ class Array(wiring.Component):
       byte, and the steps that follow it may be of a DENSE mode and go on from the seed. The next
       step with `seed` comes at least `SEED_STEPS` cycles after that. With the constant `unseeded`
       the upper bytes are 0.
-    * With the constant `residual`, steps with `last` come at least two cycles apart.
+    * With the constant `residual`, steps with `last` come at least two cycles apart, and no two of
+      them `RESIDUAL_CYCLES` apart.
     * In DEPTHWISE, WINDOW and MAXIMUM, lanes without a tap must have weight 0: lanes from 4 on in
       DEPTHWISE, from `window_taps` on in WINDOW, from 1 on in its phase 1.
 
@@ -76,12 +80,13 @@ class Array(wiring.Component):
         each half. Not used in the other modes
     picks : for DEPTHWISE, WINDOW and MAXIMUM, byte c of word j for column c, with `step`
     residual : byte c is added to the output of column c, with the step that has `last`
-    output_valid, output : an output of each column, `latency` cycles after its `last`
+    output_valid, output : an output of each column, `array_latency` cycles after its `last`
     """
 
     WEIGHT_LEAD = Column.WEIGHT_LEAD
     PARAMETER_LEAD = Requantizer.PARAMETER_CYCLES - 1
     SEED_STEPS = dot_product.LATENCY
+    RESIDUAL_CYCLES = RESIDUAL_CYCLES
 
     def __init__(
         self, config: CoreConfig, target: str = "generic", column_module: str | None = None
@@ -104,11 +109,6 @@ class Array(wiring.Component):
                 "output": Out(columns),
             }
         )
-
-    @property
-    def latency(self) -> int:
-        """Cycles from a step with `last` to its output."""
-        return array_latency(self._config)
 
     @property
     def load_latency(self) -> int:
@@ -184,12 +184,25 @@ class Array(wiring.Component):
             m.d.comb += column.residual.eq(delayed(m, byte, c, f"residual{c}")[-1])
 
     def _align_outputs(self, m: Module, columns: list) -> None:
-        valid = self.step.mac & self.step.last
-        for i in range(self.latency):
-            stage = Signal(name=f"output_valid_{i + 1}")
-            m.d.sync += stage.eq(valid)
-            valid = stage
-        m.d.comb += self.output_valid.eq(valid)
+        """Undo the skew. The array knows only from the constants when an output is due: a residual
+        makes it later, and constants change only while none is under way."""
+        load = self.load
+        has_residual = Signal(reset_less=True)
+        with m.If(load.valid & (load.target == LoadTarget.CONSTANTS) & (load.address[:2] == 0)):
+            m.d.sync += has_residual.eq(data.View(CONSTANT_WORDS[0], load.data).residual)
+        valid: list[Value] = [self.step.mac & self.step.last]
+
+        def delay_valid(value: Value) -> None:
+            valid.append(Signal(name=f"output_valid_{len(valid)}"))
+            m.d.sync += valid[-1].eq(value)
+
+        for _ in range(array_latency(self._config, residual=False)):
+            delay_valid(valid[-1])
+        early = valid[-1]
+        delay_valid(early & has_residual)
+        for _ in range(RESIDUAL_CYCLES - 1):
+            delay_valid(valid[-1])
+        m.d.comb += self.output_valid.eq(Mux(has_residual, valid[-1], early))
         last = self._config.columns - 1
         for c, column in enumerate(columns):
             byte = delayed(m, column.output, last - c, f"output{c}")[-1]

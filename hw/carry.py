@@ -39,6 +39,8 @@ CARRY_OF_ANDS = _init(lambda a, b, c, d: a & b & (1 - d))
 """With D = 1 the sum is 0 and the carry A and B."""
 CARRY_OF_A = _init(lambda a, b, c, d: a & (1 - c))
 SUM_OF_A_AND_C = _init(lambda a, b, c, d: a ^ c)
+SUM_OR_D = _init(lambda a, b, c, d: d if b else a ^ c)
+"""With B the carry stays what it was: 0."""
 SUM_OF_A_AND_SELECTED = _init(lambda a, b, c, d: a ^ (c if b else d))
 SUM_OF_OR_AND_AND = _init(lambda a, b, c, d: (a | b) ^ (c & d))
 
@@ -101,6 +103,18 @@ def add_selected(
         return total
     rows = [(_bit(a, i), select, _bit(x, i), _bit(y, i)) for i in range(width)]
     return carry_chain(m, [(SUM_OF_A_AND_SELECTED, row) for row in rows], name)
+
+
+def add_or_take(
+    m: Module, target: str, a: Value, b: Value, take: Value, x: Value, width: int, name: str
+) -> Value:
+    """x if `take` else a + b, all unsigned, modulo 2^width."""
+    if target == "generic":
+        total = Signal(width, name=name)
+        m.d.comb += total.eq(Mux(take, x, a + b))
+        return total
+    rows = [(_bit(a, i), take, _bit(b, i), _bit(x, i)) for i in range(width)]
+    return carry_chain(m, [(SUM_OR_D, row) for row in rows], name)
 
 
 def accumulate(

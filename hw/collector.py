@@ -26,7 +26,8 @@ class Collector(wiring.Component):
     """
 
     def __init__(self, config: CoreConfig, latency: int) -> None:
-        """`latency`: cycles from `issued_valid` to `output_valid`: bounds what is under way."""
+        """`latency`: cycles from `issued_valid` to `output_valid` while an output may be issued in
+        every cycle: bounds what is under way."""
         self._config = config
         # In steps of 16, the depth of a distributed RAM cell.
         self._depth = -(-(latency + 4) // 16) * 16

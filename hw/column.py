@@ -14,8 +14,14 @@ from .delay import delayed
 from .dot_product import DotProduct
 from .isa import STEP_SLOTS, Mode
 from .ram import RAM_ATTRIBUTES
-from .requantizer import ACCUMULATOR_BITS, Requantizer, parameters_layout, requantizer_latency
-from .residual import ResidualStage
+from .requantizer import (
+    ACCUMULATOR_BITS,
+    SUM_LATENCY,
+    Requantizer,
+    parameters_layout,
+    requantizer_latency,
+)
+from .residual import ResidualSum
 from .streams import (
     CONSTANT_WORDS,
     LoadTarget,
@@ -102,9 +108,14 @@ def residual_cycle(config: CoreConfig) -> int:
     return SWAP_CYCLE + requantizer_latency(config)
 
 
+RESIDUAL_CYCLES = residual.LATENCY + SUM_LATENCY
+"""Cycles that a residual adds to an output's way: it passes the requantizer's shifter once more. So
+two outputs with residuals must not come just that many cycles apart."""
+
+
 def column_latency(config: CoreConfig) -> int:
-    """Cycles from a step that ends an output to the output."""
-    return residual_cycle(config) + residual.LATENCY
+    """Cycles from a step that ends an output to the output, if there is no residual."""
+    return SWAP_CYCLE + requantizer_latency(config)
 
 
 def column_signature(config: CoreConfig) -> wiring.Signature:
@@ -122,7 +133,7 @@ def column_signature(config: CoreConfig) -> wiring.Signature:
 
 
 class Column(wiring.Component):
-    """Weight RAM, dot product, accumulator, requantizer and residual stage of one output channel.
+    """Weight RAM, dot product, accumulator, requantizer and residual sum of one output channel.
 
     Everything that enters is registered first and everything that leaves comes from a register. No
     register but the RAMs' content outlives the outputs under way, so none has a reset.
@@ -138,7 +149,8 @@ class Column(wiring.Component):
     picks : this column's byte of each word, with the operands
     residual : residual byte, `residual_cycle` cycles after the step that ends an output
     index : number of the column, constant
-    output : result, `column_latency` cycles after the step that ends it
+    output : result, `column_latency` cycles after the step that ends it; with the constant
+        `residual` `RESIDUAL_CYCLES` later still
     """
 
     WEIGHT_LEAD = 2
@@ -160,11 +172,17 @@ class Column(wiring.Component):
         parameters = self._parameters(m, stage.load, stage.parameter_read)
         accumulator = self._accumulator(m, stage, weights, constants[0].unseeded)
         control = stage.control
-        complete = delayed(m, control.complete, residual_cycle(self._config) - 1, "complete")
+        clamps, output_add, residual_add, constant_add = constants
+        requantized = residual_cycle(self._config)
+        complete = delayed(
+            m, control.complete & clamps.residual, requantized + residual.LATENCY - 1, "complete"
+        )
         swap = delayed(m, control.swap, SWAP_CYCLE - 1, "swap")
 
         m.submodules.requantizer = requantizer = Requantizer(self._config, self._target)
-        clamps, output_add, residual_add, constant_add = constants
+        m.submodules.residual_sum = residual_sum = ResidualSum(self._target)
+        residual_byte = Signal(8, reset_less=True)
+        m.d.sync += residual_byte.eq(self.residual)
         m.d.comb += [
             requantizer.accumulator.eq(accumulator),
             requantizer.swap.eq(swap[-1]),
@@ -174,22 +192,18 @@ class Column(wiring.Component):
             requantizer.wrap.eq(clamps.wrap),
             requantizer.half_even.eq(clamps.half_even),
             requantizer.parity.eq(clamps.output_parity),
-        ]
-        m.submodules.residual_stage = stage2 = ResidualStage(self._target)
-        residual_byte = Signal(8, reset_less=True)
-        m.d.sync += residual_byte.eq(self.residual)
-        m.d.comb += [
-            stage2.output.eq(requantizer.result),
-            stage2.valid.eq(complete[-1]),
-            stage2.residual.eq(residual_byte),
-            stage2.enable.eq(clamps.residual),
-            stage2.output_multiplier.eq(output_add.add_output_multiplier),
-            stage2.residual_multiplier.eq(residual_add.add_residual_multiplier),
-            stage2.constant.eq(constant_add.add_constant),
-            stage2.shift.eq(residual_add.add_shift),
-            stage2.low.eq(residual_add.add_low),
-            stage2.high.eq(output_add.add_high),
-            self.output.eq(stage2.result),
+            requantizer.take_sum.eq(complete[-1]),
+            requantizer.sum.eq(residual_sum.sum),
+            requantizer.sum_shift.eq(residual_add.add_shift),
+            requantizer.sum_low.eq(residual_add.add_low),
+            requantizer.sum_high.eq(output_add.add_high),
+            residual_sum.output.eq(requantizer.result),
+            residual_sum.valid.eq(complete[requantized - 1]),
+            residual_sum.residual.eq(residual_byte),
+            residual_sum.output_multiplier.eq(output_add.add_output_multiplier),
+            residual_sum.residual_multiplier.eq(residual_add.add_residual_multiplier),
+            residual_sum.constant.eq(constant_add.add_constant),
+            self.output.eq(requantizer.result),
         ]
         return m
 

@@ -2,14 +2,15 @@
 """The compute unit: walks step lists and issues one array step a cycle.
 
 An instruction starts by sending its constants to the columns where they differ from the ones there
-(which waits until the array is empty) and prefetching the first group's parameters; then every
-cycle issues one step unless
+(which waits until the array is empty) and prefetching the first group's parameters, and lets the
+outputs before it settle; then every cycle issues one step unless
 
 * the entry is not there yet (the first of an instruction),
 * the first pixel of a group would end before the group's parameters are in the shadow registers;
   where pixels have several outputs, each with parameters of its own, this goes for every output,
 * the residual word still has to be read and every step of the pixel used its bank, or
-* residual outputs would come closer than two cycles.
+* residual outputs would come closer than two cycles, or just as far apart as makes one's residual
+  meet the other in the array.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .array import Array
 from .config import CoreConfig
 from .isa import FORMATS, STEP_SLOTS, Mode, Opcode
 from .operand_fetch import operation_layout
@@ -100,7 +102,7 @@ class ComputeUnit(wiring.Component):
         weight_offset = Signal(12, reset_less=True)
         fresh = Signal(reset_less=True)  # nothing accumulated for this pixel yet
         residual_pending = Signal()
-        ended_before = Signal()  # the previous cycle issued an output
+        recent = Signal(Array.RESIDUAL_CYCLES)  # whether an output was issued 1, 2 ... cycles ago
 
         entry_end = Signal()
         pixel_end = Signal()
@@ -134,7 +136,7 @@ class ComputeUnit(wiring.Component):
                 offered
                 & ~(swap & ~shadow_full)
                 & ~(pixel_end & residual_pending & taken.any())
-                & ~(output & instruction.residual & ended_before)
+                & ~(output & instruction.residual & (recent[0] | recent[-1]))
             ),
             fetch.consume.eq(go & entry_end),
             walk.advance.eq(go & pixel_end),
@@ -143,7 +145,7 @@ class ComputeUnit(wiring.Component):
             self.illegal.eq(refused | (go & output & ~entry.mac)),
         ]
 
-        m.d.sync += ended_before.eq(go & output)
+        m.d.sync += recent.eq(Cat(go & output, recent[:-1]))
         with m.If(begin):
             m.d.sync += [
                 repeat.eq(0),
@@ -255,6 +257,16 @@ class ComputeUnit(wiring.Component):
         held_valid = Signal()
         changed = Signal()
         word = Signal(range(len(wanted)), reset_less=True)
+
+        # One more than the cycles since the last step, up to the most a `settle` may ask for.
+        since = Signal.like(instruction.settle, init=-1)
+        settled = Signal()
+        m.d.comb += settled.eq(since >= instruction.settle)
+        with m.If(self.issued):
+            m.d.sync += since.eq(2)
+        with m.Elif(~since.all()):
+            m.d.sync += since.eq(since + 1)
+
         m.d.comb += changed.eq(
             ~held_valid | Cat(h != w for h, w in zip(held, wanted, strict=True)).any()
         )
@@ -272,7 +284,9 @@ class ComputeUnit(wiring.Component):
                         m.next = "ILLEGAL"
             with m.State("BEGIN"):
                 m.d.comb += [begin.eq(1), self.active.eq(1)]
-                m.next = "RUN"
+                m.next = "SETTLE"
+                with m.If(settled):
+                    m.next = "RUN"
                 with m.If(changed):
                     m.next = "CONSTANTS"
             with m.State("CONSTANTS"):
@@ -295,7 +309,13 @@ class ComputeUnit(wiring.Component):
                     m.d.sync += word.eq(word + 1)
                     with m.If(word == len(wanted) - 1):
                         m.d.sync += held_valid.eq(1)
-                        m.next = "RUN"
+                        m.next = "SETTLE"
+                        with m.If(settled):
+                            m.next = "RUN"
+            with m.State("SETTLE"):
+                m.d.comb += self.active.eq(1)
+                with m.If(settled):
+                    m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += [running.eq(1), self.active.eq(1)]
                 with m.If(finish):

@@ -143,9 +143,10 @@ class CoreConfig:
     @property
     def output_cycles(self) -> int:
         """Cycles from the step that ends an output until a step may read it: operand fetch, a
-        column's dot product, requantizer and residual stage, and one more for each column."""
+        column's dot product, requantizer and residual addition, and one more for each column.
+        Without a residual it is earlier."""
         requantizer = 8 if self.multiplier_bits == 16 else 9
-        return 5 + 6 + requantizer + 9 + self.columns - 1
+        return 5 + 6 + requantizer + 11 + self.columns - 1
 
     @property
     def block_rams(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 
 from .activation_ram import ActivationRam
-from .array import Array
+from .array import Array, array_latency
 from .axi import (
     axi_lite_signature,
     axi_read_signature,
@@ -75,7 +75,8 @@ class Core(wiring.Component):
         dispatch = Dispatch(config)
         compute = ComputeUnit(config, array.PARAMETER_LEAD)
         operands = OperandFetch(config, array.WEIGHT_LEAD)
-        collector = Collector(config, latency=1 + STAGES + array.latency)
+        # With residuals outputs take longer, but at most every other cycle brings one.
+        collector = Collector(config, 1 + STAGES + array_latency(config, residual=False))
         ram = ActivationRam(config)
         loader = Loader(config, array.load_latency)
         storer = Storer(config)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The residual stage: adds another tensor's byte, with its own scales, to a requantized one."""
+"""The sum of a requantized byte and another tensor's, each with its own scale."""
 
 from __future__ import annotations
 
@@ -7,38 +7,35 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from . import shift_clamp
-from .carry import check_target, slice_product
+from .carry import add_selected, check_target, slice_product
 from .delay import delayed
 from .multiplier import Multiplier
-from .shift_clamp import ShiftClamp
 
 MULTIPLIER_BITS = 22
 CONSTANT_BITS = 36
 MAX_SHIFT = 31
 BLOCK_BITS = 18
 """Low bits of a multiplier that go to the multiplier block."""
+SUM_BITS = CONSTANT_BITS + 1
+
+LATENCY = 6
+"""Cycles from an output to its sum."""
 
 
-LATENCY = 2 + 3 + shift_clamp.LATENCY + 1
-"""Cycles from an output to its result."""
-
-
-class ResidualStage(wiring.Component):
-    """result = clamp((output * Ma + residual * Mb + Cadd) >> Sadd, low, high), `LATENCY` cycles
-    after `output`; just `output`, as late, where not `enable`.
+class ResidualSum(wiring.Component):
+    """sum = output * Ma + residual * Mb + Cadd, `LATENCY` cycles after `output`.
 
     One multiplier block does both products, in the cycle of `valid` and the one after it, so
-    outputs come at least two cycles apart when enabled. A product is the block's 18 low bits of the
-    multiplier plus a small product of the 4 high bits.
+    outputs come at least two cycles apart. A product is the block's 18 low bits of the multiplier
+    plus a small product of the 4 high bits.
 
     Members
     -------
     output : 0 to 255; valid : in this cycle
     residual : 0 to 255, in the cycle after `valid`
-    enable, output_multiplier, residual_multiplier (22 bits), constant (36 bits, signed), shift (0
-        to 31), low, high : constant while results are under way
-    result : 0 to 255
+    output_multiplier, residual_multiplier (22 bits), constant (36 bits, signed) : constant while
+        sums are under way
+    sum : signed
     """
 
     def __init__(self, target: str = "generic") -> None:
@@ -48,42 +45,36 @@ class ResidualStage(wiring.Component):
                 "output": In(8),
                 "valid": In(1),
                 "residual": In(8),
-                "enable": In(1),
                 "output_multiplier": In(MULTIPLIER_BITS),
                 "residual_multiplier": In(MULTIPLIER_BITS),
                 "constant": In(signed(CONSTANT_BITS)),
-                "shift": In(5),
-                "low": In(8),
-                "high": In(8),
-                "result": Out(8),
+                "sum": Out(signed(SUM_BITS)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         product = self._product(m)
-        bits = CONSTANT_BITS + 1
-        with_constant = Signal(signed(bits), reset_less=True)
-        total = Signal(signed(bits), reset_less=True)
-        # Product of the output, then of the residual: when the latter adds the former's sum, the
-        # total is complete. In all other cycles the total is meaningless.
-        m.d.sync += [with_constant.eq(product + self.constant), total.eq(with_constant + product)]
-
-        m.submodules.clamp = clamp = ShiftClamp(bits, MAX_SHIFT, rounds_to_even=False)
-        m.d.comb += [
-            clamp.value.eq(total),
-            clamp.shift.eq(self.shift),
-            clamp.low.eq(self.low),
-            clamp.high.eq(self.high),
-        ]
-        unchanged = delayed(m, self.output, LATENCY - 1, "unchanged")[-1]
-        result = Signal(8, reset_less=True)
-        m.d.sync += result.eq(Mux(self.enable, clamp.result, unchanged))
-        m.d.comb += self.result.eq(result)
+        # The product of the output meets the constant, that of the residual the sum of these. In
+        # all other cycles the sum is meaningless.
+        is_first = delayed(m, self.valid, LATENCY - 2, "is_first")[-1]
+        total = Signal(signed(SUM_BITS), reset_less=True)
+        following = add_selected(
+            m,
+            self._target,
+            product,
+            is_first,
+            Cat(self.constant, self.constant[-1]),
+            total,
+            SUM_BITS,
+            "residual_sum",
+        )
+        m.d.sync += total.eq(following)
+        m.d.comb += self.sum.eq(total)
         return m
 
     def _product(self, m: Module):
-        """Unsigned product of this cycle's byte, three cycles later."""
+        """Unsigned product of this cycle's byte, four cycles later."""
         byte = Signal(8)
         factor = Signal(MULTIPLIER_BITS)
         m.d.comb += [
@@ -91,7 +82,7 @@ class ResidualStage(wiring.Component):
             factor.eq(Mux(self.valid, self.output_multiplier, self.residual_multiplier)),
         ]
         m.submodules.multiply = multiply = Multiplier(
-            unsigned(8), unsigned(BLOCK_BITS), self._target, latency=2
+            unsigned(8), unsigned(BLOCK_BITS), self._target, latency=3
         )
         m.d.comb += [
             multiply.a.eq(byte),
@@ -102,8 +93,7 @@ class ResidualStage(wiring.Component):
         small_factor = Signal(MULTIPLIER_BITS - BLOCK_BITS, reset_less=True)
         m.d.sync += [small_byte.eq(byte), small_factor.eq(factor[BLOCK_BITS:])]
         small_product = slice_product(m, self._target, small_byte, small_factor, "small_product")
-        small = Signal(12, reset_less=True)
-        m.d.sync += small.eq(small_product)
+        small = delayed(m, small_product, 2, "small")[-1]
 
         # Only the bits above the block's low 18 need an adder.
         low, high = multiply.product[:BLOCK_BITS], multiply.product[BLOCK_BITS:]

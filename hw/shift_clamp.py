@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shift right and clamp to a byte: the end of the requantizer and of the residual addition."""
+"""Shift right and clamp to a byte: the end of requantization and of the residual addition."""
 
 from __future__ import annotations
 
@@ -7,61 +7,57 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-LATENCY = 3
-"""Cycles from the value to the result; one more with rounding to even."""
+LATENCY = 4
+"""Cycles from the value to the result."""
 
 WINDOW = 23
 """Bits that can still reach the result byte after the coarse shift: 8 and a fine shift up to 15."""
 
 
 class ShiftClamp(wiring.Component):
-    """result = clamp(value >> shift, low, high), one a cycle, `latency` cycles later; with `wrap`
+    """result = clamp(value >> shift, low, high), one a cycle, `LATENCY` cycles later; with `wrap`
     the low 8 bits of value >> shift, which must lie below the value's sign.
 
     Only the bits that can reach the byte are shifted: a coarse step by multiples of 16 picks 23 of
     them, and what lies above is reduced to "too large", what lies below to "remainder".
 
-    With `rounds_to_even` a tie, marked by a remainder of zero because the value already contains
-    half a unit, goes to the result with the parity of `parity`: result - 1 if the result's lowest
-    bit differs from it and the low `shift` bits of `value` are zero.
+    With `half_even` a tie, marked by a remainder of zero because the value already contains half a
+    unit, goes to the result with the parity of `parity`: result - 1 if the result's lowest bit
+    differs from it and the low `shift` bits of `value` are zero.
 
     Members
     -------
     value : signed, `value_bits`
     shift : 0 to `max_shift`, of the value presented in the same cycle
-    low, high : clamp bounds, 0 to 255; these and `wrap` are constant while values are under way
-    half_even, parity : only with `rounds_to_even`; constant while values are under way;
-        `half_even` excludes `wrap`
+    half_even, parity : two cycles after the value they are for; `half_even` excludes `wrap`
+    low, high, wrap : clamp bounds, 0 to 255, three cycles after the value they are for
     result : 0 to 255
     """
 
-    def __init__(self, value_bits: int, max_shift: int, rounds_to_even: bool) -> None:
+    EVEN_CYCLE = 2
+    CLAMP_CYCLE = 3
+
+    def __init__(self, value_bits: int, max_shift: int) -> None:
         self._value_bits = value_bits
         self._coarse_steps = max_shift // 16 + 1
-        self._rounds_to_even = rounds_to_even
-        members = {
-            "value": In(signed(value_bits)),
-            "shift": In(range(max_shift + 1)),
-            "low": In(8),
-            "high": In(8),
-            "wrap": In(1),
-            "result": Out(8),
-        }
-        if rounds_to_even:
-            members |= {"half_even": In(1), "parity": In(1)}
-        super().__init__(members)
-
-    @property
-    def latency(self) -> int:
-        """Cycles from `value` to `result`."""
-        return LATENCY + self._rounds_to_even
+        super().__init__(
+            {
+                "value": In(signed(value_bits)),
+                "shift": In(range(max_shift + 1)),
+                "half_even": In(1),
+                "parity": In(1),
+                "low": In(8),
+                "high": In(8),
+                "wrap": In(1),
+                "result": Out(8),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         negative, above, remainder, window, fine = self._coarse(m)
         negative, above, remainder, byte = self._fine(m, negative, above, remainder, window, fine)
-        if self._rounds_to_even:
-            negative, above, byte = self._to_even(m, negative, above, remainder, byte)
+        negative, above, byte = self._to_even(m, negative, above, remainder, byte)
         below_low = ~self.wrap & (negative | (~above & (byte < self.low)))
         above_high = ~self.wrap & (above | (byte > self.high))
         result = Signal(8, reset_less=True)

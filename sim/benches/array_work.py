@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -140,6 +140,7 @@ def random_work(
     cycle = 0
     free_from = 0  # first cycle a parameter word of the next group may be presented
     last_output = -2
+    outputs = set()
     next_seed = 0
     for group in range(groups):
         tight = rng.random() < 0.5
@@ -165,6 +166,7 @@ def random_work(
                     cycle = max(cycle, ready)
                 if last and constants.residual:
                     cycle = max(cycle, last_output + 2)
+                    cycle += cycle - Array.RESIDUAL_CYCLES in outputs
                 row = rng.choice(rows)
                 phase = int(two_phases and i == 1)
                 if two_phases:
@@ -184,6 +186,7 @@ def random_work(
                 work.steps[cycle] = (group, step)
                 if last:
                     last_output = cycle
+                    outputs.add(cycle)
                     if pixel == 0:
                         free_from = cycle + 1
                 cycle += 1
@@ -250,7 +253,9 @@ class ArraySession:
     struct ports are named in every cycle); `check` or `due` must be called in each.
     """
 
-    def __init__(self, config: CoreConfig, seed: int, modes: list[Mode], latency: int) -> None:
+    def __init__(
+        self, config: CoreConfig, seed: int, modes: list[Mode], latency: Callable[[bool], int]
+    ) -> None:
         self.config = config
         self.random = random.Random(seed)
         self.generator = np.random.default_rng(seed)
@@ -364,7 +369,8 @@ class ArraySession:
                 inputs |= self._step_inputs(work.mode, step)
                 outputs = self.model.step(step, work.channels[group])
                 if outputs is not None:
-                    self._expected.append((self.cycle + self._latency, outputs))
+                    latency = self._latency(bool(work.constants.residual))
+                    self._expected.append((self.cycle + latency, outputs))
             yield from self._tick(**inputs)
 
     def _noise(self, port: str) -> int:

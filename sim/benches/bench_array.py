@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import cocotb
 from amaranth.lib import wiring
@@ -49,7 +50,7 @@ async def every_mode(dut):
     config, seed = bench_config(), bench_seed()
     modes = modes_of(config) * 6
     random.Random(seed).shuffle(modes)
-    session = ArraySession(config, seed, modes, array_latency(config))
+    session = ArraySession(config, seed, modes, partial(array_latency, config))
     agent = SessionAgent(dut, session)
     bench = Bench(dut, agent)
     await bench.reset()

@@ -12,6 +12,7 @@ from amaranth.lib import wiring
 from bitloop.hw import streams
 from bitloop.hw.array import Array
 from bitloop.hw.column import (
+    RESIDUAL_CYCLES,
     SWAP_CYCLE,
     Column,
     chain_layout,
@@ -127,7 +128,11 @@ async def every_mode(dut):
     rng = random.Random(seed)
     modes = modes_of(config) * 6
     rng.shuffle(modes)
-    session = ArraySession(config, seed, modes, column_latency(config))
+
+    def latency(residual: bool) -> int:
+        return column_latency(config) + (RESIDUAL_CYCLES if residual else 0)
+
+    session = ArraySession(config, seed, modes, latency)
     agent = ColumnAgent(dut, session, rng.randrange(config.columns))
     bench = Bench(dut, agent)
     await bench.reset()

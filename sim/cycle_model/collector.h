@@ -11,12 +11,13 @@ namespace bitloop {
 
 struct Output {
     int address = 0;
-    bool end = false, mark = false;
+    bool end = false, mark = false, residual = false;
 };
 
 class Collector {
   public:
-    explicit Collector(const Parameters& p) : latency_(p.output_latency) {}
+    explicit Collector(const Parameters& p)
+        : latency_(p.output_latency), residual_cycles_(p.residual_cycles) {}
 
     void evaluate(uint64_t now) {
         valid_ = count_ != 0 && due_[head_] == now;
@@ -39,7 +40,7 @@ class Collector {
         }
         if (issued) {
             const int tail = (head_ + count_) % kMost;
-            due_[tail] = now + latency_;
+            due_[tail] = now + latency_ + (issued->residual ? residual_cycles_ : 0);
             outputs_[tail] = *issued;
             count_++;
         }
@@ -49,7 +50,7 @@ class Collector {
   private:
     static constexpr int kMost = 256;  // more than any latency
 
-    int latency_;
+    int latency_, residual_cycles_;
     uint64_t due_[kMost] = {};
     Output outputs_[kMost];
     int head_ = 0, count_ = 0;

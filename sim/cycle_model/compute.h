@@ -16,7 +16,8 @@ namespace bitloop {
 
 class ComputeUnit {
   public:
-    explicit ComputeUnit(const Parameters& p) : p_(p), fetch_(p), walk_(p) {}
+    explicit ComputeUnit(const Parameters& p)
+        : p_(p), fetch_(p), walk_(p), apart_(1 | uint64_t(1) << (p.residual_cycles - 1)) {}
 
     StepFetch& fetch() { return fetch_; }
     bool instruction_ready() const { return state_ == State::kIdle; }
@@ -29,7 +30,10 @@ class ComputeUnit {
     const Output* output() const { return go_ && output_now_ ? &output_ : nullptr; }
 
     // A program starts.
-    void restart() { held_valid_ = false; }
+    void restart() {
+        held_valid_ = false;
+        since_ = kLongSince;
+    }
 
     // `empty`: the collector's.
     void evaluate(bool empty) {
@@ -53,10 +57,11 @@ class ComputeUnit {
             several_ = entry.emit || emitted_ != 0;
             swap_ = walk_.group_start() || several_;
             go_ = !(swap_ && !shadow_full()) && !(pixel_end_ && residual_pending_ && taken) &&
-                  !(instruction_->residual && ended_before_);
+                  !(instruction_->residual && (recent_ & apart_));
             if (go_) {
                 end_ = pixel_end_ && walk_.end();
-                output_ = {walk_.output() + emitted_, end_, instruction_->mark != 0};
+                output_ = {walk_.output() + emitted_, end_, instruction_->mark != 0,
+                           instruction_->residual != 0};
                 illegal_ |= !entry.mac;
             }
         }
@@ -64,24 +69,32 @@ class ComputeUnit {
 
     // `line`: null unless an instruction is taken.
     void tick(const uint8_t* line) {
+        recent_ <<= 1;
         reads_[1] = reads_[0];
         reads_[0].entry = nullptr;
         reads_[0].residual = -1;
         tick_parameters();
+        const bool settled = instruction_ && since_ >= int(instruction_->settle);
+        since_ = go_ ? 2 : std::min(since_ + 1, kLongSince);
         switch (state_) {
         case State::kIdle:
             if (line) accept(line);
             return;
         case State::kBegin:
             begin();
+            if (state_ == State::kRun && !settled) state_ = State::kSettle;
             return;
         case State::kConstants:
             fetch_.tick(false);
             if (load_valid_ && ++constants_sent_ == p_.constant_words) {
                 held_ = constants(*instruction_);
                 held_valid_ = true;
-                state_ = State::kRun;
+                state_ = settled ? State::kRun : State::kSettle;
             }
+            return;
+        case State::kSettle:
+            fetch_.tick(false);
+            if (settled) state_ = State::kRun;
             return;
         case State::kRun:
             run();
@@ -104,7 +117,7 @@ class ComputeUnit {
     }
 
   private:
-    enum class State { kIdle, kBegin, kConstants, kRun };
+    enum class State { kIdle, kBegin, kConstants, kSettle, kRun };
 
     // What a step reads from the activation RAM.
     struct BankRead {
@@ -142,7 +155,6 @@ class ComputeUnit {
         repeat_ = emitted_ = 0;
         base_ = int(instruction_->input_base);
         residual_pending_ = instruction_->residual;
-        ended_before_ = false;
         parameters_left_ = p_.parameter_words_per_group;
         state_ = held_valid_ && held_ == constants(*instruction_) ? State::kRun : State::kConstants;
     }
@@ -179,9 +191,10 @@ class ComputeUnit {
                 residual_pending_ = instruction_->residual;
             }
         }
-        ended_before_ = go_ && output_now_;
+        const bool ended = go_ && output_now_;
+        if (ended) recent_ |= 1;
         fetch_.tick(go_ && entry_end_);
-        if (ended_before_ && end_) {
+        if (ended && end_) {
             fetch_.stop();
             state_ = State::kIdle;
         }
@@ -213,6 +226,7 @@ class ComputeUnit {
     }
 
     static constexpr int kWordMask = (1 << kAddressBits) - 1;
+    static constexpr int kLongSince = 63;  // what a counter of the bits of `settle` holds
 
     const Parameters& p_;
     StepFetch fetch_;
@@ -226,8 +240,11 @@ class ComputeUnit {
     int constants_sent_ = 0;
     int repeat_ = 0, base_ = 0;
     int emitted_ = 0;  // outputs of this pixel so far
-    bool residual_pending_ = false, ended_before_ = false, illegal_ = false;
+    uint64_t recent_ = 0;  // bit i: an output was issued i + 1 cycles ago
+    const uint64_t apart_;  // where an output with a residual must not follow
+    bool residual_pending_ = false, illegal_ = false;
     int parameters_left_ = 0, settle_ = 0;
+    int since_ = kLongSince;  // one more than the cycles since the last step
     BankRead reads_[2];
     Output output_;
     bool go_ = false, entry_end_ = false, pixel_end_ = false, swap_ = false, end_ = false;

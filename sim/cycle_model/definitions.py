@@ -46,7 +46,8 @@ def parameters(config: CoreConfig) -> dict[str, int]:
         "storer_words_ahead": storer.WORDS_AHEAD,
         "storer_segments_ahead": storer.SEGMENTS_AHEAD,
         # From a step that ends an output to the output's write.
-        "output_latency": 1 + STAGES + array_latency(config),
+        "output_latency": 1 + STAGES + array_latency(config, residual=False),
+        "residual_cycles": Array.RESIDUAL_CYCLES,
         "parameter_lead": Array.PARAMETER_LEAD,
         "constant_words": len(CONSTANT_WORDS),
     }

@@ -32,6 +32,7 @@ class Adders(wiring.Component):
                 "accumulated": Out(32),
                 "masked": Out(9),
                 "signed": Out(14),
+                "taken": Out(21),
             }
         )
 
@@ -43,6 +44,7 @@ class Adders(wiring.Component):
             narrow.eq(a),
             self.added.eq(carry.add(m, t, narrow, b[:9], 11, "adder")),
             self.selected.eq(carry.add_selected(m, t, a[:15], select, x, y[:9], 17, "selector")),
+            self.taken.eq(carry.add_or_take(m, t, a, b, select, x[:19], 21, "taker")),
             self.accumulated.eq(carry.accumulate(m, t, a, b[:8], select, x, y, "sum")),
             self.masked.eq(carry.masked_sum(m, t, a[:8], x[8], b[:8], x[9], "mask")),
             self.signed.eq(carry.add_or_subtract(m, t, a[:11], b[:12], select, 14, "digit")),
