@@ -13,8 +13,8 @@ follow those an instruction waits for. (A queue holds back the stream where its 
 cannot be taken, so all but a few before an instruction have retired when it starts, waits or not.)
 A program that only waits for instructions that stand before it in the stream cannot deadlock.
 An instruction retires when its last write has reached its memory. A COMPUTE may also rely on time:
-the core issues at most one step a cycle, the first of a COMPUTE at least START_CYCLES after the
-last of the one before, and the outputs of a step are there for a step issued
+the core issues at most one step a cycle, the first of a COMPUTE at least START_CYCLES (or `settle`)
+after the last of the one before, and the outputs of a step are there for a step issued
 `CoreConfig.output_cycles` later. What is read that late needs no wait for the COMPUTE that wrote
 it, as the next layer's first pixels need none for the last ones of this layer.
 
@@ -119,7 +119,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from amaranth.lib import data
 
-ISA_VERSION = 2
+ISA_VERSION = 3
 LINE_BITS = 256
 LINE_BYTES = LINE_BITS // 8
 ADDRESS_BITS = 14
@@ -352,6 +352,7 @@ FORMATS: dict[Opcode, Format] = {
         Field("add_shift", 6, "Sadd, at most 31"),
         Field("add_low", 8, "lower clamp after the addition"),
         Field("add_high", 8, "upper clamp after the addition"),
+        Field("settle", 6, "cycles at least from the last step of the one before to the first"),
     ),
     Opcode.LOAD_TABLE: _instruction("LOAD_TABLE", 1, *_SOURCE),
     Opcode.STORE_ACTIVATIONS: _instruction("STORE_ACTIVATIONS", 1, *_SOURCE, *_PIXELS),

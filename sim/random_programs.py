@@ -243,6 +243,7 @@ class _Builder:
             "high": 255,
             "add_shift": self.integer(0, 1),
             "add_constant": self.integer(-1, 1),
+            "settle": self.integer(0, 63) if self.chance(0.4) else 0,
         }
         for name in ("input", "output", "residual"):
             fields[f"{name}_base"] = self.integer(0, _WORD - 1)

@@ -28,12 +28,22 @@ class Pipeline:
         self._written: dict[int, tuple[int, int]] = {}
         """Of words written lately: cycle of the last step that did, number of the COMPUTE."""
 
+    def settle(self, fields: Mapping[str, int], entries: Sequence[Mapping[str, int]]) -> int:
+        """`settle` of the next COMPUTE so that it need not wait for others; 0 where the cycles that
+        a start takes are enough."""
+        cycles = self._config.output_cycles
+        needed = 0
+        for word, step in _first_reads(fields, entries, self._config, cycles).items():
+            if word in self._written:
+                needed = max(needed, self._written[word][0] + cycles - step - self._clock)
+        return needed if needed > START_CYCLES else 0
+
     def add(self, fields: Mapping[str, int], entries: Sequence[Mapping[str, int]]) -> int:
         """How many COMPUTEs must have retired before the next one, with these step-list entries,
         its prologue's first, may start: 0 if none."""
         self._count += 1
         cycles = self._config.output_cycles
-        start = self._clock + START_CYCLES
+        start = self._clock + max(START_CYCLES, fields.get("settle", 0))
         wait = 0
         for word, step in _first_reads(fields, entries, self._config, cycles).items():
             made, number = self._written.get(word, (-cycles, 0))

@@ -77,6 +77,8 @@ class Chunker:
         self.moves = Moves(config, homes.scratch_bytes, homes.output_bytes, tiled)
         self._loaded: set[str] = set()
         """Inputs that stay on the chip and are there."""
+        self._stored: set[str] = set()
+        """Outputs that are stored in parts."""
 
     def make(self) -> list[Chunk]:
         """All chunks."""
@@ -94,10 +96,32 @@ class Chunker:
             for relay in self.placement.homes.relays.get(index, ()):
                 self._relay(index, relay)
             for name in self.network.outputs:
-                on_chip = name not in self.placement.homes.tensors
-                if on_chip and self.network.last_writer(name) == index:
+                if self._stored_after(name, index) and name not in self._stored:
                     self.moves.store(self._port(name, Window.OUTPUT), *self._whole(name))
         return self.moves.chunks
+
+    def _stored_after(self, name: str, index: int) -> bool:
+        """Whether a graph output is on the chip and complete after this layer."""
+        on_chip = name not in self.placement.homes.tensors
+        return on_chip and self.network.last_writer(name) == index
+
+    def _store_part(self, index: int, work: Sequence[_Work], number: int) -> None:
+        """Stores what a layer has made of a graph output while the rest of it is computed: rows, or
+        channels where there is one pixel."""
+        item, piece = self.items[index], work[number]
+        name = item.layer.target
+        whole = len(work) == 1 or name not in self.network.outputs
+        if whole or item.tiling is not None or not self._stored_after(name, index):
+            return
+        placed, region = self._whole(name)
+        if item.shape[:2] == (1, 1):
+            region = replace(region, words=output_words(piece.groups, self.config))
+        elif number == len(work) - 1 or work[number + 1].tile != piece.tile:
+            region = replace(region, rows=piece.rows)
+        else:
+            return
+        self.moves.store(self._port(name, Window.OUTPUT), placed, region)
+        self._stored.add(name)
 
     # ---- layers -------------------------------------------------------------------------------
 
@@ -156,6 +180,7 @@ class Chunker:
                 following = [y for y in self.items[index + 1 :] if y.layer.kind is not Kind.COPY]
                 mark = not following or following[0].layer.title != item.layer.title
                 chunk.block = replace(chunk.block, mark=mark)
+            self._store_part(index, work, number)
             yield
         self.streams.release()
 

@@ -64,8 +64,8 @@ class Instruction:
 @dataclass
 class Program:
     """Builds one program. Each instruction waits for exactly those before it in the stream, in
-    other queues, whose accesses conflict with its own; a COMPUTE also waits for one in its own
-    queue that may not have written yet what it reads (`bitloop.pipeline`)."""
+    other queues, whose accesses conflict with its own; a COMPUTE lets the outputs of those before
+    it settle that may not be there yet when it reads them (`bitloop.pipeline`)."""
 
     config: CoreConfig
     external_words: int = 0
@@ -108,7 +108,10 @@ class Program:
         for words in reads:
             cells = self._writes[words.memory][:, words.cells]
             waits = np.maximum(waits, cells.max(1, initial=0))
-        waits[queue] = self._pipeline.add(fields, entries) if queue is Queue.COMPUTE else 0
+        waits[queue] = 0
+        if queue is Queue.COMPUTE:  # ordered by time
+            fields = {**fields, "settle": self._pipeline.settle(fields, entries)}
+            waits[queue] = self._pipeline.add(fields, entries)
         counts = np.array([self.counts[q] for q in Queue], np.int32)
         waits = np.where(counts - waits > LATE, counts - MAX_UNDER_WAY - 1, waits)
         self._check_lag(queue)

@@ -49,6 +49,8 @@ def test_missing_waits_are_refused(binary, queue):
     def drop(_, opcode, fields):
         if opcode is Opcode.COMPUTE:
             fields[f"wait_{queue}"] = 0
+            if queue == "compute":
+                fields["settle"] = 0
 
     with pytest.raises(DeviceError, match="does not wait for instruction"):
         load(edited(binary, drop))
