@@ -57,6 +57,18 @@ def memory_map(binary: Binary) -> str:
     return f"{table}\n{used} of {binary.config.activation_words} words used"
 
 
+def external_memory(binary: Binary) -> str:
+    """Bytes of the windows."""
+    windows = {
+        "program": binary.program_bytes,
+        "input": binary.input_bytes,
+        "output": binary.output_bytes,
+        "scratch": binary.scratch_bytes,
+    }
+    parts = ", ".join(f"{name} {size:,}" for name, size in windows.items())
+    return f"{sum(windows.values()):,} bytes ({parts})"
+
+
 def disassembly(binary: Binary, which: str) -> str:
     """Lines of the `setup` or `inference` program: fields that are 0 are left out, and step lists
     follow the load that brings them."""
@@ -78,7 +90,7 @@ def _summary(binary: Binary) -> str:
     lines = [
         f"{binary.name}: {len(binary.layers)} layers for core {config.name} ({binary.fingerprint}),"
         f" {config.lanes} lanes x {config.columns} columns",
-        f"program window {binary.program_bytes:,} bytes, scratch {binary.scratch_bytes:,} bytes",
+        f"external memory: {external_memory(binary)}",
     ]
     lines += [_port("input", port) for port in binary.inputs]
     lines += [_port("output", port) for port in binary.outputs]
@@ -119,7 +131,7 @@ def _step(entry: dict[str, int]) -> str:
         for j in range(STEP_SLOTS)
         if entry[f"valid{j}"]
     ]
-    flags = [name for name in ("mac", "hold", "shift", "phase") if entry[name]]
+    flags = [name for name in ("mac", "hold", "shift", "phase", "seed", "emit") if entry[name]]
     if entry["repeat"]:
         flags.append(f"repeat={entry['repeat']} increment={entry['increment']}")
     if entry["merge"]:

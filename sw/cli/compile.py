@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_output
+from ..inspect import external_memory
 from .common import DEFAULT_PRESET, PresetOption, SetOption, configure, progress, require_file
 
 NAME = "compile"
@@ -46,3 +47,4 @@ def command(
         f"wrote {output}: {len(binary.layers)} layers, {macs:,} MACs, "
         f"{binary.program_bytes:,} bytes for {config.name}"
     )
+    typer.echo(f"external memory: {external_memory(binary)}")

@@ -382,6 +382,11 @@ class Core(Memories):
             width = len(range(width)[word_positions(f)])
             cells = np.unique(pixel_words(f, width, words_a_pixel))
             (writes if opcode is Opcode.LOAD_ACTIVATIONS else reads)["activations"] = cells
+            window = Window(f["window"])
+            if window in (Window.OUTPUT, Window.SCRATCH):  # the memory that programs write
+                runs = np.arange(f["segments"]) * f["segment_stride"]
+                bytes_ = (f["offset"] + runs[:, None] + np.arange(f["segment_bytes"])).reshape(-1)
+                (reads if opcode is Opcode.LOAD_ACTIVATIONS else writes)[window.name] = bytes_
         elif opcode is not Opcode.LOAD_TABLE:  # only loads use the table, and they run in order
             memory, size = {
                 Opcode.LOAD_WEIGHTS: ("weights", 1),
