@@ -29,8 +29,20 @@ COUNTERS = 1 + len(Cause)
 _HERE = Path(__file__).parent
 
 
+_built: dict[tuple[str, ...], Path] = {}
+
+
 def build_library(parameter_names: tuple[str, ...], progress: Progress | None = None) -> Path:
-    """The library's path, compiled if the cache lacks it; raises `DeviceError` with the log."""
+    """The library's path, compiled if the cache lacks it; raises `DeviceError` with the log.
+
+    A process keeps to the first it got, whatever happens to the sources afterwards.
+    """
+    if parameter_names not in _built:
+        _built[parameter_names] = _cached_library(parameter_names, progress)
+    return _built[parameter_names]
+
+
+def _cached_library(parameter_names: tuple[str, ...], progress: Progress | None) -> Path:
     compiler, version = find_compiler()
     definitions = header(parameter_names)
     sources = [*sorted(_HERE.glob("*.h")), _HERE / "model.cpp", _HERE.parent / "memory.h"]
