@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import FORMATS, QUEUE_OF, STEP, Opcode, Queue, Window
+from bitloop.hw.isa import FORMATS, QUEUE_OF, STEP, WAIT_BITS, Opcode, Queue, Window
 
 from .binary import STEP_BYTES, Binary
 from .devices.memories import TABLE_BYTES
@@ -128,25 +128,29 @@ def _layers(program: Sequence[tuple[Opcode, dict[str, int]]], layers: int) -> li
     for, a load for that of the first later COMPUTE or store that waits for it, or for one behind
     it."""
     found: list[int | None] = [None] * len(program)
-    computes: list[int | None] = []
+    before: dict[Queue, list[int]] = {queue: [] for queue in Queue}
+    known = 0  # loads that someone has waited for
     marks = 0
     for index, (opcode, fields) in enumerate(program):
-        if opcode is Opcode.COMPUTE:
+        queue = QUEUE_OF[opcode]
+        if queue is Queue.COMPUTE:
             found[index] = marks if marks < layers else None
-            computes.append(found[index])
             marks += fields["mark"]
-        elif opcode is Opcode.STORE_ACTIVATIONS:
-            waited = min(fields["wait_compute"], len(computes))
-            found[index] = computes[waited - 1] if waited else None
-    loads = [i for i, (opcode, _) in enumerate(program) if QUEUE_OF[opcode] is Queue.LOAD]
-    known = 0  # loads that someone has waited for
-    for index, (opcode, fields) in enumerate(program):
-        if QUEUE_OF[opcode] is Queue.LOAD:
-            continue
-        for load in loads[known : max(known, fields["wait_load"])]:
-            found[load] = found[index]
-        known = max(known, fields["wait_load"])
+        elif queue is Queue.STORE:
+            waited = _waited(len(before[Queue.COMPUTE]), fields["wait_compute"])
+            found[index] = found[before[Queue.COMPUTE][waited - 1]] if waited else None
+        if queue is not Queue.LOAD:
+            waited = _waited(len(before[Queue.LOAD]), fields["wait_load"])
+            for load in before[Queue.LOAD][known:waited]:
+                found[load] = found[index]
+            known = max(known, waited)
+        before[queue].append(index)
     return found
+
+
+def _waited(count: int, wait: int) -> int:
+    """How many of the `count` instructions so far a wait is for: it is their number modulo 2^16."""
+    return max(0, count - (count - wait) % (1 << WAIT_BITS))
 
 
 def _moved_bytes(opcode: Opcode, fields: dict[str, int], config: CoreConfig) -> int:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from bitloop.hw.isa import Queue
@@ -45,7 +47,10 @@ class Timeline:
     def split(self, first: int, end: int) -> dict[str, int]:
         """Cycles from `first` to before `end` by cause: `compute`, `weight_wait`, ..."""
         counts = {cause.name.lower(): 0 for cause in Cause}
-        for run in self.causes:
+        start = max(0, bisect_right(self.causes, first, key=lambda run: run.first) - 1)
+        for run in islice(self.causes, start, None):
+            if run.first >= end:
+                break
             shared = min(end, run.first + run.cycles) - max(first, run.first)
             counts[run.cause.name.lower()] += max(0, shared)
         return counts

@@ -98,7 +98,7 @@ def roofline(config: CoreConfig, memory: MemoryModel, account: Account) -> Roofl
         return None
     all_bytes = max(account.read_bytes, account.written_bytes)
     cycles = account.report.cycles
-    found.append(("all", "the whole inference", macs / all_bytes, macs / cycles))
+    found.append(("all", "layers", macs / all_bytes, macs / cycles))
 
     widths = sorted({layer.latency.weight_bits or 8 for layer in account.layers}, reverse=True)
     peaks = [peak(config, bits) for bits in widths]

@@ -85,3 +85,8 @@ def test_split_counts_the_cycles_of_a_part() -> None:
     timeline = Timeline((), runs)
     assert timeline.split(3, 7) == {"compute": 2, "weight_wait": 0, "memory_wait": 0, "drain": 2}
     assert sum(timeline.split(0, 15).values()) == 15
+    assert sum(timeline.split(5, 5).values()) == 0
+    for first in range(16):
+        for end in range(first, 16):
+            assert timeline.split(first, end)["drain"] == max(0, min(end, 5) - first)
+            assert sum(timeline.split(first, end).values()) == end - first

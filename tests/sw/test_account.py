@@ -3,7 +3,7 @@
 
 import pytest
 
-from bitloop.account import account, works_of
+from bitloop.account import _waited, account, works_of
 from bitloop.compile import compile_graph
 from bitloop.devices.interface import MemoryModel
 from bitloop.hw.config import preset
@@ -83,3 +83,11 @@ def test_instructions_belong_to_the_layers_they_feed():
         (1, binary.outputs[0].size),
         (len(binary.layers) - 1, binary.outputs[1].size),
     ]
+
+
+def test_waits_are_counted_modulo_two_to_the_sixteenth():
+    assert _waited(5, 3) == 3
+    assert _waited(5, 0) == 0
+    assert _waited(70_000, 69_990 % 65536) == 69_990
+    assert _waited(65_536, 65_535) == 65_535
+    assert _waited(65_540, 4) == 65_540
