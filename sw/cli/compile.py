@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ..files import check_output
-from ..inspect import external_memory
 from .common import DEFAULT_PRESET, PresetOption, SetOption, configure, progress, require_file
 
 NAME = "compile"
@@ -35,6 +34,7 @@ def command(
     with progress(f"loading {network}") as say:
         from ..compile import compile_graph
         from ..frontend.detect import import_file
+        from ..inspect import external_memory
 
         graph, notes = import_file(network, config.multiplier_bits)
         say(f"compiling {network} for {config.name}")
