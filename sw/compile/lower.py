@@ -44,7 +44,7 @@ def lower(graph: Graph, config: CoreConfig) -> Network:
             f"{config.multiplier_bits}; import the model with multiplier_bits="
             f"{config.multiplier_bits} or use a core with multiplier_bits={graph.multiplier_bits}"
         )
-    return _Lowering(rewrite(graph, config.lanes), config).network()
+    return _Lowering(rewrite(graph, config), config).network()
 
 
 def _fusions(graph: Graph) -> dict[str, Node]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..graph.ir import Concat, Conv, Graph, Node, Reshape, Slice
+from bitloop.hw.config import CoreConfig
+
+from ..graph.ir import Concat, Conv, Graph, Node, Reshape, Slice, TensorSpec
 
 
 def readers_of(graph: Graph) -> dict[str, list[Node]]:
@@ -17,11 +19,12 @@ def readers_of(graph: Graph) -> dict[str, list[Node]]:
     return readers
 
 
-def rewrite(graph: Graph, lanes: int) -> Graph:
-    """Flattening joined with the linear layers after it, slices that a concatenation puts together
-    again taken back, concatenations nested where that keeps their inputs in whole words of `lanes`
-    channels."""
-    return _drop_unread(_nest(_unsplit(_join_flattening(graph)), lanes))
+def rewrite(graph: Graph, config: CoreConfig) -> Graph:
+    """Flattening joined with the linear layers after it where the image fits, and taken out of them
+    where it does not; slices that a concatenation puts together again taken back, concatenations
+    nested where that keeps their inputs in whole words."""
+    joined = _flatten_large(_join_flattening(graph), config)
+    return _drop_unread(_nest(_unsplit(joined), config.lanes))
 
 
 def _join_flattening(graph: Graph) -> Graph:
@@ -44,6 +47,37 @@ def _join_flattening(graph: Graph) -> Graph:
             )
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
+
+
+def _flatten_large(graph: Graph, config: CoreConfig) -> Graph:
+    """A convolution whose kernel covers an image that fills more than half the activation RAM, as
+    one of a flattened pixel, whose channels can be loaded part by part."""
+    tensors = dict(graph.tensors)
+    names = {*tensors, *(node.name for node in graph.nodes)}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        shape = graph.tensors[node.inputs[0]].shape
+        height, width, channels = shape
+        if (
+            isinstance(node, Conv)
+            and node.weights.shape[1:] == shape
+            and (height, width) != (1, 1)
+            and channels % config.lanes == 0
+            and not any(node.padding)
+            and node.input_dilation == (1, 1)
+            and height * width * (channels // config.lanes) > config.activation_words // 2
+        ):
+            flat = f"{node.name}.flat"
+            while flat in names:
+                flat += "'"
+            names.add(flat)
+            spec, size = graph.tensors[node.inputs[0]], height * width * channels
+            tensors[flat] = TensorSpec(flat, (1, 1, size), spec.scale, spec.zero_point)
+            nodes.append(Reshape(flat, node.inputs, flat))
+            weights = node.weights.reshape(len(node.weights), 1, 1, size)
+            node = replace(node, inputs=(flat,), weights=weights, stride=(1, 1), dilation=(1, 1))
+        nodes.append(node)
+    return replace(graph, tensors=tensors, nodes=tuple(nodes))
 
 
 def _unsplit(graph: Graph) -> Graph:

@@ -238,6 +238,18 @@ def test_a_wide_linear_layer_streams_its_input():
     assert sum(f["count"] for f in weights) <= (1501 // 4 + 1 + len(weights)) * 10
 
 
+@pytest.mark.parametrize("words", [256, 180, 96, 64])
+def test_a_linear_layer_streams_an_image_that_does_not_fit(words):
+    """As VGG's first linear layer, whose input exceeds a small core's RAM."""
+    b = Builder(np.random.default_rng(8), 4, "flattened", 16)
+    image = b.conv(b.input(5, 7, 4), 16, 8, (3, 3), padding=(1, 1, 1, 1))
+    graph = b.graph([b.linear(b.linear(image, 23, 8), 5, 8)])
+    config = preset("n4").replace(activation_words=words, weight_rows=64)
+    binary, program = check(graph, config)
+    assert [layer.op for layer in binary.layers] == ["conv", "linear", "linear"]
+    assert any(f["seeded"] for f in of(program, Opcode.COMPUTE))
+
+
 def test_additions_leave_layers_of_several_passes():
     b = Builder(np.random.default_rng(6), 4, "added", 16)
     source = b.input(4, 5, 60)
