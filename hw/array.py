@@ -33,10 +33,15 @@ from .streams import (
     weight_read_layout,
 )
 
+COLUMNS_A_STAGE = 2
+"""Neighbours that work at the same time: fewer registers and a shorter way to the last column than
+with one; more of them would make every net that feeds them longer."""
+
 
 def array_latency(config: CoreConfig, residual: bool) -> int:
     """Cycles from a step with `last` to its output, with or without a residual."""
-    return column_latency(config) + config.columns - 1 + (RESIDUAL_CYCLES if residual else 0)
+    last = _stage(config.columns - 1)
+    return column_latency(config) + last + (RESIDUAL_CYCLES if residual else 0)
 
 
 def column_verilog(config: CoreConfig, target: str, name: str) -> str:
@@ -46,8 +51,8 @@ def column_verilog(config: CoreConfig, target: str, name: str) -> str:
 
 
 class Array(wiring.Component):
-    """`columns` columns. Column c works c cycles after column 0; the skew is undone inside, so all
-    ports are as if every column worked at the same time.
+    """`columns` columns. Each pair works a cycle after the one before; the skew is undone inside,
+    so all ports are as if every column worked at the same time.
 
     Nothing stalls. Any cycle may carry a step, and beside it a load write and a parameter read.
 
@@ -172,16 +177,17 @@ class Array(wiring.Component):
                 on_slice = j < config.slices
                 word = link.operands[j] if on_slice else link.extra_picks[j - config.slices]
                 m.d.comb += column.picks[j].eq(word[c])
-            link = column.chain_out
+            if _stage(c + 1) > _stage(c):
+                link = column.chain_out
 
     def _delay_residual(self, m: Module, columns: list) -> None:
-        """Delay the residual until column 0 wants it, and one cycle more a column."""
+        """Delay the residual until column 0 wants it, and further columns as they work."""
         cycles = residual_cycle(self._config)
         m.submodules.residual_delay = line = DelayLine(8 * self._config.columns, cycles)
         m.d.comb += line.value.eq(self.residual)
         for c, column in enumerate(columns):
             byte = line.delayed.word_select(c, 8)
-            m.d.comb += column.residual.eq(delayed(m, byte, c, f"residual{c}")[-1])
+            m.d.comb += column.residual.eq(delayed(m, byte, _stage(c), f"residual{c}")[-1])
 
     def _align_outputs(self, m: Module, columns: list) -> None:
         """Undo the skew. The array knows only from the constants when an output is due: a residual
@@ -203,7 +209,12 @@ class Array(wiring.Component):
         for _ in range(RESIDUAL_CYCLES - 1):
             delay_valid(valid[-1])
         m.d.comb += self.output_valid.eq(Mux(has_residual, valid[-1], early))
-        last = self._config.columns - 1
+        last = _stage(self._config.columns - 1)
         for c, column in enumerate(columns):
-            byte = delayed(m, column.output, last - c, f"output{c}")[-1]
+            byte = delayed(m, column.output, last - _stage(c), f"output{c}")[-1]
             m.d.comb += self.output[c].eq(byte)
+
+
+def _stage(column: int) -> int:
+    """Cycles that a column works after column 0."""
+    return column // COLUMNS_A_STAGE

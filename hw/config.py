@@ -24,6 +24,10 @@ PREFETCH_BYTES = 1024
 """Program bytes that the core fetches ahead."""
 
 
+RESIDUAL_CYCLES = 11
+"""Cycles that a residual adds to an output's way."""
+
+
 class ConfigError(ValueError):
     """A core configuration breaks a rule; the message names field, rule and value."""
 
@@ -142,11 +146,11 @@ class CoreConfig:
 
     @property
     def output_cycles(self) -> int:
-        """Cycles from the step that ends an output until a step may read it: operand fetch, a
-        column's dot product, requantizer and residual addition, and one more for each column.
-        Without a residual it is earlier."""
+        """Cycles from the step that ends an output without a residual until a step may read it:
+        operand fetch, a column's dot product and requantizer, and one more for each pair of
+        columns."""
         requantizer = 8 if self.multiplier_bits == 16 else 9
-        return 5 + 6 + requantizer + 11 + self.columns - 1
+        return 5 + 6 + requantizer + (self.columns - 1) // 2
 
     @property
     def block_rams(self) -> dict[str, int]:

@@ -15,8 +15,9 @@ A program that only waits for instructions that stand before it in the stream ca
 An instruction retires when its last write has reached its memory. A COMPUTE may also rely on time:
 the core issues at most one step a cycle, the first of a COMPUTE at least START_CYCLES (or `settle`)
 after the last of the one before, and the outputs of a step are there for a step issued
-`CoreConfig.output_cycles` later. What is read that late needs no wait for the COMPUTE that wrote
-it, as the next layer's first pixels need none for the last ones of this layer.
+`CoreConfig.output_cycles` later (RESIDUAL_CYCLES more with a residual). What is read that late
+needs no wait for the COMPUTE that wrote it, as the next layer's first pixels need none for the last
+ones of this layer.
 
 **COMPUTE** produces `groups` x `output_height` x `output_width` outputs of M channels each, group
 outermost, then rows, then pixels, one step list walk a pixel::

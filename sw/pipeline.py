@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bitloop.hw.config import CoreConfig
+from bitloop.hw.config import RESIDUAL_CYCLES, CoreConfig
 from bitloop.hw.isa import ADDRESS_BITS, START_CYCLES, STEP_SLOTS, Mode
 
 _WORDS = 1 << ADDRESS_BITS
@@ -26,34 +26,35 @@ class Pipeline:
         """Cycles until the last step so far, at least."""
         self._count = 0
         self._written: dict[int, tuple[int, int]] = {}
-        """Of words written lately: cycle of the last step that did, number of the COMPUTE."""
+        """Of words written lately: cycle from which on a step may read it, and which COMPUTE."""
+        self._most = config.output_cycles + RESIDUAL_CYCLES
 
     def settle(self, fields: Mapping[str, int], entries: Sequence[Mapping[str, int]]) -> int:
         """`settle` of the next COMPUTE so that it need not wait for others; 0 where the cycles that
         a start takes are enough."""
-        cycles = self._config.output_cycles
         needed = 0
-        for word, step in _first_reads(fields, entries, self._config, cycles).items():
+        for word, step in _first_reads(fields, entries, self._config, self._most).items():
             if word in self._written:
-                needed = max(needed, self._written[word][0] + cycles - step - self._clock)
+                needed = max(needed, self._written[word][0] - step - self._clock)
         return needed if needed > START_CYCLES else 0
 
     def add(self, fields: Mapping[str, int], entries: Sequence[Mapping[str, int]]) -> int:
         """How many COMPUTEs must have retired before the next one, with these step-list entries,
         its prologue's first, may start: 0 if none."""
         self._count += 1
-        cycles = self._config.output_cycles
         start = self._clock + max(START_CYCLES, fields.get("settle", 0))
         wait = 0
-        for word, step in _first_reads(fields, entries, self._config, cycles).items():
-            made, number = self._written.get(word, (-cycles, 0))
-            if start + step - made < cycles:
+        for word, step in _first_reads(fields, entries, self._config, self._most).items():
+            ready, number = self._written.get(word, (0, 0))
+            if start + step < ready:
                 wait = max(wait, number)
         self._clock = start + _steps(fields, entries) - 1
-        alive = self._clock + START_CYCLES - cycles
+        alive = self._clock + START_CYCLES
         self._written = {w: made for w, made in self._written.items() if made[0] > alive}
-        for word, before in _last_writes(fields, entries, self._config, cycles).items():
-            self._written[word] = (self._clock - before, self._count)
+        ready = self._clock + self._config.output_cycles
+        ready += RESIDUAL_CYCLES if fields.get("residual") else 0
+        for word, before in _last_writes(fields, entries, self._config, self._most).items():
+            self._written[word] = (ready - before, self._count)
         return wait
 
 

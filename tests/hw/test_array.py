@@ -49,8 +49,8 @@ def test_every_mode(name):
 
 def test_lead_and_latency_of_n4():
     assert (Array.WEIGHT_LEAD, Array.PARAMETER_LEAD) == (2, 1)
-    assert array_latency(N4, residual=False) == 17
-    assert array_latency(N4, residual=True) == 28
+    assert array_latency(N4, residual=False) == 15
+    assert array_latency(N4, residual=True) == 26
 
 
 @pytest.mark.parametrize("seed", [2, 3])
