@@ -7,6 +7,7 @@ from amaranth.hdl import Array, Module, Mux, Signal, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .choose import choose
 from .config import ACTIVATION_BANKS, CoreConfig
 from .isa import ADDRESS_BITS
 from .ram import RAM_ATTRIBUTES
@@ -19,6 +20,7 @@ WRITE_LATENCY = 2
 
 BANK_BITS = (ACTIVATION_BANKS - 1).bit_length()
 BANK_READ_LAYOUT = data.StructLayout({"enable": 1, "row": unsigned(ADDRESS_BITS - BANK_BITS)})
+RESIDUAL_READ_LAYOUT = data.StructLayout({"enable": 1, "bank": unsigned(BANK_BITS)})
 
 
 def collect_layout(config: CoreConfig) -> data.StructLayout:
@@ -34,8 +36,10 @@ class ActivationRam(wiring.Component):
     -------
     compute : array of `BANK_READ_LAYOUT`, in; one read a bank, never refused
     compute_data : array of words, out; `READ_LATENCY` cycles later, for that cycle
-    store_address : stream of word addresses, in; waits while compute reads the bank
-    store_data, store_valid : out; `READ_LATENCY` cycles after an address was taken
+    residual : `RESIDUAL_READ_LAYOUT`, in; the bank read in this cycle that holds a residual
+    store_address : stream of word addresses, in; waits while compute reads the bank or a residual
+    single_data : out, the residual or the word for the storer, `READ_LATENCY` cycles later
+    store_valid : out, it is for the storer
     collect : `collect_layout`, in; never refused
     load : stream of `activation_write_layout`, in; waits while the collector writes the bank
     """
@@ -47,8 +51,9 @@ class ActivationRam(wiring.Component):
             {
                 "compute": In(data.ArrayLayout(BANK_READ_LAYOUT, ACTIVATION_BANKS)),
                 "compute_data": Out(data.ArrayLayout(word, ACTIVATION_BANKS)),
+                "residual": In(RESIDUAL_READ_LAYOUT),
                 "store_address": In(stream.Signature(ADDRESS_BITS)),
-                "store_data": Out(word),
+                "single_data": Out(word),
                 "store_valid": Out(1),
                 "collect": In(collect_layout(config)),
                 "load": In(stream.Signature(activation_write_layout(config))),
@@ -66,6 +71,7 @@ class ActivationRam(wiring.Component):
         m.d.comb += [
             self.store_address.ready.eq(
                 ~Array(self.compute[bank].enable for bank in range(ACTIVATION_BANKS))[store_bank]
+                & ~self.residual.enable
             ),
             load.ready.eq(~(collect.enable & (collect_bank == load_bank))),
         ]
@@ -113,14 +119,12 @@ class ActivationRam(wiring.Component):
         banks = [Signal(BANK_BITS, name=f"bank{age}") for age in range(READ_LATENCY)]
         m.d.sync += [
             taken[0].eq(self.store_address.valid & self.store_address.ready),
-            banks[0].eq(store_bank),
+            banks[0].eq(Mux(self.residual.enable, self.residual.bank, store_bank)),
             taken[1].eq(taken[0]),
             banks[1].eq(banks[0]),
         ]
         m.d.comb += [
             self.store_valid.eq(taken[1]),
-            self.store_data.eq(
-                Array(self.compute_data[bank] for bank in range(ACTIVATION_BANKS))[banks[1]]
-            ),
+            self.single_data.eq(choose(banks[1], dict(enumerate(self.compute_data)))),
         ]
         return m

@@ -127,7 +127,7 @@ class Core(wiring.Component):
             reader.windows.eq(registers.windows),
             writer.windows.eq(registers.windows),
             storer.finished.eq(writer.finished),
-            storer.read_data.eq(ram.store_data),
+            storer.read_data.eq(ram.single_data),
             storer.read_valid.eq(ram.store_valid),
             compute.step_write.eq(loader.step),
         ]
@@ -140,6 +140,8 @@ class Core(wiring.Component):
             operands.operation.eq(compute.operation),
             ram.compute.eq(operands.bank_read),
             operands.bank_data.eq(ram.compute_data),
+            ram.residual.eq(operands.residual_read),
+            operands.residual_data.eq(ram.single_data),
             array.weight_read.eq(operands.weight_read),
             array.parameter_read.eq(operands.parameter_read),
             array.step.eq(operands.step),

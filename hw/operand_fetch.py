@@ -11,7 +11,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .activation_ram import BANK_BITS, BANK_READ_LAYOUT
+from .activation_ram import BANK_BITS, BANK_READ_LAYOUT, RESIDUAL_READ_LAYOUT
 from .choose import choose
 from .config import ACTIVATION_BANKS, CoreConfig
 from .isa import ADDRESS_BITS, STEP_SLOTS, Mode
@@ -56,6 +56,7 @@ class OperandFetch(wiring.Component):
     -------
     operation : one a cycle
     bank_read, bank_data : activation RAM, data two cycles after the read
+    residual_read, residual_data : likewise the word that holds the residual
     weight_read, parameter_read, step, operands, picks, residual : the array's inputs; `weight_read`
         comes `weight_lead` cycles before the `step` it belongs to
     """
@@ -71,6 +72,8 @@ class OperandFetch(wiring.Component):
                 "operation": In(operation_layout(config)),
                 "bank_read": Out(data.ArrayLayout(BANK_READ_LAYOUT, ACTIVATION_BANKS)),
                 "bank_data": In(data.ArrayLayout(word, ACTIVATION_BANKS)),
+                "residual_read": Out(RESIDUAL_READ_LAYOUT),
+                "residual_data": In(word),
                 "weight_read": Out(weight_read_layout()),
                 "parameter_read": Out(parameter_read_layout()),
                 "step": Out(array_step_layout(config)),
@@ -92,7 +95,7 @@ class OperandFetch(wiring.Component):
         self._bank_select(m, stages[0])
         self._word_select(m, stages[2])
         final = stages[STAGES]
-        self._residual(m, stages[3])
+        self._residual(m, stages[1], stages[3])
         early = stages[STAGES - self._weight_lead]
         m.d.comb += [
             self.weight_read.enable.eq(early.mac),
@@ -179,12 +182,15 @@ class OperandFetch(wiring.Component):
             ]
         return low, high
 
-    def _residual(self, m: Module, operation: data.View) -> None:
+    def _residual(self, m: Module, reading: data.View, arriving: data.View) -> None:
         """Hold the residual word until the step that ends its pixel."""
-        bank = operation.residual_address[:BANK_BITS]
-        word = choose(bank, {b: self.bank_data[b].as_value() for b in range(ACTIVATION_BANKS)})
-        with m.If(operation.residual_read):
-            m.d.sync += self.residual.eq(_part(word, operation.part, self._config))
+        m.d.comb += [
+            self.residual_read.enable.eq(reading.residual_read),
+            self.residual_read.bank.eq(reading.residual_address),
+        ]
+        with m.If(arriving.residual_read):
+            word = _part(self.residual_data, arriving.part, self._config)
+            m.d.sync += self.residual.eq(word)
 
 
 def _part(word, part, config: CoreConfig):

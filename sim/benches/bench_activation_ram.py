@@ -10,7 +10,13 @@ import cocotb
 import numpy as np
 from amaranth.lib import wiring
 
-from bitloop.hw.activation_ram import READ_LATENCY, WRITE_LATENCY, ActivationRam, collect_layout
+from bitloop.hw.activation_ram import (
+    READ_LATENCY,
+    RESIDUAL_READ_LAYOUT,
+    WRITE_LATENCY,
+    ActivationRam,
+    collect_layout,
+)
 from bitloop.hw.config import ACTIVATION_BANKS, CoreConfig, preset
 from bitloop.hw.isa import ADDRESS_BITS
 from bitloop.hw.streams import activation_write_layout
@@ -43,6 +49,7 @@ class Traffic:
         rows = [rng.randrange(config.activation_words) for _ in range(40)]
         self.addresses = rows + [config.activation_words % (1 << ADDRESS_BITS), (1 << 14) - 1]
         self.compute: dict[int, int] = {}
+        self.residual: int | None = None
         self.collect: int | None = None
 
     def write(self) -> int:
@@ -71,6 +78,12 @@ class Traffic:
                 row = self.compute[bank] >> 2
                 word |= (1 | row << 1) << (bank * (ROW_BITS + 1))
         self.dut.compute.value = word
+        self.residual = None
+        if self.compute and rng.random() < 0.3:
+            self.residual = rng.choice(sorted(self.compute))
+        enabled = self.residual is not None
+        bank = self.residual if self.residual is not None else rng.randrange(ACTIVATION_BANKS)
+        self.dut.residual.value = pack(RESIDUAL_READ_LAYOUT, enable=enabled, bank=bank)
         self.collect = self.write() if rng.random() < 0.5 else None
         enabled = self.collect is not None
         self.dut.collect.value = pack(
@@ -84,6 +97,8 @@ class Traffic:
             self.commit(payload)
         for bank, address in self.compute.items():
             self.expect(bank, address)
+            if bank == self.residual:
+                self.expect("residual", address)
         loading, storing = self.load.offered, self.store.offered
         load, store = (self.load.queue[0], self.store.queue[0])
         self.load.sample()
@@ -96,7 +111,7 @@ class Traffic:
             if not collecting:
                 self.pending.append((self.cycle + WRITE_LATENCY, load))
         if storing:
-            busy = store % ACTIVATION_BANKS in self.compute
+            busy = store % ACTIVATION_BANKS in self.compute or self.residual is not None
             assert self.store.offered == busy, "store refused without a compute read"
             if not busy:
                 self.expect("store", store)
@@ -129,18 +144,18 @@ class Traffic:
     def check(self) -> None:
         lanes = self.config.lanes
         read = int(self.dut.compute_data.value).to_bytes(lanes * ACTIVATION_BANKS, "little")
-        store = int(self.dut.store_data.value).to_bytes(lanes, "little")
+        single = int(self.dut.single_data.value).to_bytes(lanes, "little")
         assert int(self.dut.store_valid.value) == ((self.cycle, "store") in self.expected)
-        for port in (*range(ACTIVATION_BANKS), "store"):
+        for port in (*range(ACTIVATION_BANKS), "residual", "store"):
             wanted = self.expected.pop((self.cycle, port), None)
             if wanted is None:
                 continue
-            raw = store if isinstance(port, str) else read[port * lanes : (port + 1) * lanes]
+            raw = single if isinstance(port, str) else read[port * lanes : (port + 1) * lanes]
             value, known = wanted
             got = np.frombuffer(raw, np.uint8)
             assert np.array_equal(got[known], value[known]), f"port {port}: {got} not {value}"
             self.reads += bool(known.all())
-            self.stores += isinstance(port, str)
+            self.stores += port == "store"
 
 
 @cocotb.test

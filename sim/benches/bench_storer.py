@@ -80,7 +80,7 @@ class StorerTop(wiring.Component):
             storer.stop.eq(stop),
             engine.stop.eq(stop),
             engine.windows.eq(self.windows),
-            storer.read_data.eq(ram.store_data),
+            storer.read_data.eq(ram.single_data),
             storer.read_valid.eq(ram.store_valid),
             storer.finished.eq(engine.finished),
             *(ram.compute[bank].enable.eq(self.taken[bank]) for bank in range(ACTIVATION_BANKS)),

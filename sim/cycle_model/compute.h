@@ -101,10 +101,10 @@ class ComputeUnit {
         }
     }
 
-    // Whether a bank of the activation RAM is read in this cycle.
-    bool reads_bank(int bank) const {
+    // Whether the storer must not read a bank of the activation RAM in this cycle.
+    bool denies_store(int bank) const {
         const BankRead& read = reads_[1];
-        if (read.residual >= 0 && (read.residual & kBankMask) == bank) return true;
+        if (read.residual >= 0) return true;
         if (!read.entry) return false;
         for (int j = 0; j < kStepSlots; j++) {
             if (!(read.entry->valid >> j & 1)) continue;

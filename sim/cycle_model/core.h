@@ -91,7 +91,7 @@ class Core {
             !(collector_.output_valid() && loader_.write_valid() &&
               ((collector_.output().address ^ loader_.write_address()) & 3) == 0);
         const bool store_read =
-            storer_.read_valid() && !compute_.reads_bank(storer_.read_address() & 3);
+            storer_.read_valid() && !compute_.denies_store(storer_.read_address() & 3);
 
         const bool loader_beat = reader_.response_valid(ReadEngine::kLoader);
         const bool beat_used = loader_.evaluate(!compute_.load_valid(), load_write, loader_beat);
