@@ -12,6 +12,7 @@ from bitloop.hw.config import CoreConfig
 
 from ..errors import CompileError
 from .allocate import Buffer, allocations, buffers, fullest, gaps
+from .banks import spread
 from .blocks import load_bound
 from .homes import homes
 from .layer import Kind, Layer, Network
@@ -98,7 +99,8 @@ class Spiller:
         tiled = [i for i in range(len(network.layers)) if self._tiled(i, external)]
         failure: Failure | None = None
         tries = ORDERS if tiled or any(relays.values()) else 1
-        for bases in islice(allocations(held, len(network.layers), capacity), tries):
+        for found in islice(allocations(held, len(network.layers), capacity), tries):
+            bases = spread(network, self.planner, chosen, held, found, capacity)
             tilings: dict[int, Tiling] = {}
             stages: dict[int, Stage] = {}
             worst: Failure | None = None
