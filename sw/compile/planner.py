@@ -21,7 +21,7 @@ class Planner:
         self.network = network
         self.config = config
         self._plans: dict[tuple[str, Layout, tuple[int, int]], Plan] = {}
-        self._steps: dict[tuple[str, int, int, int, int, int], int] = {}
+        self._steps: dict[tuple[str, int, int, int, int, int], tuple[int, int, bool]] = {}
         self._by_rows = set(network.inputs)
         """Tensors that come in blocks of rows."""
         if load_bound(network, config):
@@ -39,16 +39,16 @@ class Planner:
     def cycles(self, layer: Layer, layout: Layout, size: tuple[int, int] | None = None) -> int:
         """Steps of one output group of the whole image, in tiles of `size`."""
         height, width, _ = self.network.tensors[layer.target].shape
-        if layer.kind is not Kind.DENSE:
-            rows, columns = size or (height, width)
-            made = self.plan(layer, layout, size).cycles(rows, columns)
-            return -(-made * height * width // (rows * columns))
+        rows, columns = size or (height, width)
         banks = ACTIVATION_BANKS  # only residues matter: they decide which words collide
         residues = (layout.row_step % banks, layout.pixel_step % banks)
         key = (layer.name, *residues, layout.fold, layout.fold_skip, layout.fold_phase)
         if key not in self._steps:
-            self._steps[key] = len(self.plan(layer, layout).body)
-        return self._steps[key] * height * width
+            made = self.plan(layer, layout)
+            self._steps[key] = len(made.prologue), len(made.body), made.transposed
+        prologue, body, transposed = self._steps[key]
+        starts = prologue * height * width // (rows if transposed else columns)
+        return starts + body * height * width
 
     def lies(self, root: str, layout: Layout) -> dict[str, tuple[int, Layout]]:
         """Where a root that lies as `layout`, and everything in its memory, lies from its base."""

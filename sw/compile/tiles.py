@@ -144,8 +144,8 @@ class Tiler:
                     found = tiling
             if found is not None and (best is None or found.cycles < best.cycles):
                 best = found
-            if best is not None and order.sliced:
-                break  # thinner slices only cost more
+            elif best is not None and order.pieces_first:
+                break  # smaller pieces only cost more
         return best
 
     def _orders(self, job: Job) -> Iterator[Tiling]:
@@ -177,8 +177,6 @@ class Tiler:
         height, width, _ = job.target
         found = 0
         for columns in _sizes(width):
-            if columns < width and order.source is not None and order.source.layout.fold:
-                break
             for inputs, outputs in ((2, 2), (2, 1), (1, 2), (1, 1)):
                 rows = self._most_rows(job, order, columns, (inputs, outputs), gaps)
                 if not rows:
@@ -200,14 +198,17 @@ class Tiler:
         self, job: Job, order: Tiling, columns: int, buffers: tuple[int, int], gaps: Gaps
     ) -> int:
         """Rows of the largest tiles of so many columns that fit, 0 if one row does not."""
-        low, high = 0, job.target[0]
-        while low < high:
-            rows = (low + high + 1) // 2
+
+        def fits(rows: int) -> bool:
             shape = replace(order, rows=rows, columns=columns)
-            if self._build(job, shape, buffers, gaps) is None:
-                high = rows - 1
-            else:
-                low = rows
+            return self._fit(job, shape, buffers, gaps) is not None
+
+        low, high = 0, job.target[0]
+        if fits(high):  # one tile needs one buffer, so more of them may fit less
+            return high
+        while low < high - 1:
+            rows = (low + high) // 2
+            low, high = (rows, high) if fits(rows) else (low, rows)
         return low
 
     def _build(
@@ -215,26 +216,10 @@ class Tiler:
     ) -> Tiling | None:
         """The tiling with its buffers placed and its cycles estimated; None where they do not
         fit."""
-        operands = self._operands(job, shape)
-        height, width, channels = job.target
-        tiles = -(-height // shape.rows) * -(-width // shape.columns)
-        groups = -(-channels // self.config.columns)
-        parts = -(-groups // shape.groups)
-        slices = len(job.cut.slices) if shape.passes_first else parts if shape.sliced else 1
-        counts = (
-            min(buffers[0], tiles * slices),
-            min(buffers[0], tiles * parts),
-            min(buffers[1], tiles * parts),
-        )
-        sizes: list[int] = []
-        for operand, count in zip(operands, counts, strict=True):
-            sizes += [operand.words] * count if operand is not None else []
-        if len(job.cut.slices) > 1:
-            words = -(-groups // self.config.groups_per_word) if shape.passes_first else 1
-            sizes.append(SUM_WORDS * words * shape.rows * shape.columns)
-        bases = fit(sizes, gaps)
-        if bases is None:
+        fitted = self._fit(job, shape, buffers, gaps)
+        if fitted is None:
             return None
+        operands, counts, bases = fitted
         position, placed = 0, []
         for operand, count in zip(operands, counts, strict=True):
             if operand is not None:
@@ -248,7 +233,29 @@ class Tiler:
             target=placed[2],
             sums=bases[position] if position < len(bases) else 0,
         )
-        return replace(tiling, cycles=self._cycles(job, tiling, tiles, parts, buffers))
+        return replace(tiling, cycles=self._cycles(job, tiling, buffers))
+
+    def _fit(
+        self, job: Job, shape: Tiling, buffers: tuple[int, int], gaps: Gaps
+    ) -> tuple[list[Operand | None], tuple[int, int, int], tuple[int, ...]] | None:
+        """Source, residual and target, how many buffers each has, and where they and the sums lie;
+        None where they do not fit."""
+        operands = self._operands(job, shape)
+        tiles, parts = _counts(job, shape, self.config)
+        slices = len(job.cut.slices) if shape.passes_first else parts if shape.sliced else 1
+        counts = (
+            min(buffers[0], tiles * slices),
+            min(buffers[0], tiles * parts),
+            min(buffers[1], tiles * parts),
+        )
+        sizes: list[int] = []
+        for operand, count in zip(operands, counts, strict=True):
+            sizes += [operand.words] * count if operand is not None else []
+        if len(job.cut.slices) > 1:
+            words = -(-job.target[2] // self.config.lanes) if shape.passes_first else 1
+            sizes.append(SUM_WORDS * words * shape.rows * shape.columns)
+        bases = fit(sizes, gaps)
+        return None if bases is None else (operands, counts, bases)
 
     def _operands(self, job: Job, shape: Tiling) -> list[Operand | None]:
         """Layouts and sizes of the buffers of source, residual and target."""
@@ -294,14 +301,13 @@ class Tiler:
             return [job.layer]
         return [geometry(job.layer, part) for part in job.cut.slices]
 
-    def _cycles(
-        self, job: Job, tiling: Tiling, tiles: int, parts: int, buffers: tuple[int, int]
-    ) -> int:
+    def _cycles(self, job: Job, tiling: Tiling, buffers: tuple[int, int]) -> int:
         """Estimate: the slowest of computing, reading and writing where they overlap, their sum
         where buffers are single, and the first load and last store."""
         layer, (height, width, channels) = job.layer, job.target
         layout = tiling.source.layout if tiling.source is not None else job.layout
         assert layout is not None  # one or the other
+        tiles, parts = _counts(job, tiling, self.config)
         groups = -(-channels // self.config.columns)
         size = (tiling.rows, tiling.columns)
         passes = len(job.cut.slices)
@@ -360,6 +366,13 @@ class Tiler:
     def _moved(self, run: int, runs: int) -> int:
         """Cycles to load or store so many runs of `run` bytes."""
         return runs * max(ceil(run / self.bus), RUN_CYCLES)
+
+
+def _counts(job: Job, shape: Tiling, config: CoreConfig) -> tuple[int, int]:
+    """Tiles, and pieces of the output groups."""
+    height, width, channels = job.target
+    groups = -(-channels // config.columns)
+    return -(-height // shape.rows) * -(-width // shape.columns), -(-groups // shape.groups)
 
 
 def _sizes(width: int) -> Iterator[int]:
