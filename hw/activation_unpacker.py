@@ -35,7 +35,7 @@ class ActivationUnpacker(wiring.Component):
     Members
     -------
     start : in, pulse; the instruction's first byte may be given from the next cycle on
-    geometry : `geometry_layout`, in; holds from `start` to `done`
+    geometry : `geometry_layout`, in, with `start`
     given, want, ready : consumer's side of a `ByteExtractor`
     table : `TABLE_WRITE_LAYOUT`, in; only while no instruction is under way here
     write : stream of `activation_write_layout`, out
@@ -61,14 +61,17 @@ class ActivationUnpacker(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        geometry = Signal.like(self.geometry, reset_less=True)
+        with m.If(self.start):
+            m.d.sync += geometry.eq(self.geometry)
         chunk = Signal(self._chunk_layout(), reset_less=True)
         chunk_valid = Signal()
         chunk_ready = Signal()
         free = Signal()
         m.d.comb += free.eq(~chunk_valid | chunk_ready)
-        self._walk(m, chunk, chunk_valid, free)
-        codes = self._look_up(m, free)
-        self._assemble(m, chunk, codes, chunk_valid, chunk_ready)
+        self._walk(m, geometry, chunk, chunk_valid, free)
+        codes = self._look_up(m, geometry, free)
+        self._assemble(m, geometry, chunk, codes, chunk_valid, chunk_ready)
         return m
 
     def _chunk_layout(self) -> data.StructLayout:
@@ -86,9 +89,16 @@ class ActivationUnpacker(wiring.Component):
             }
         )
 
-    def _walk(self, m: Module, chunk: data.View, chunk_valid: Signal, free: Signal) -> None:
+    def _walk(
+        self,
+        m: Module,
+        geometry: data.View,
+        chunk: data.View,
+        chunk_valid: Signal,
+        free: Signal,
+    ) -> None:
         """Where each chunk of bytes goes; one cycle before they get there."""
-        geometry, given = self.geometry, self.given
+        given = self.given
         lanes = self.config.lanes
         running, beyond = Signal(), Signal()  # beyond: right of the row's last pixel
         top = Signal(range(lanes), reset_less=True)
@@ -190,25 +200,26 @@ class ActivationUnpacker(wiring.Component):
                     address.eq(row_address + geometry.row_step),
                     running.eq(~done),
                 ]
+        first = self.geometry
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1),
                 beyond.eq(0),
                 row_first.eq(1),
-                words.eq(geometry.words),
-                top.eq(geometry.first_top),
-                left.eq(geometry.first_bytes),
-                pixels.eq(geometry.pixels),
-                gap.eq(geometry.phase),
+                words.eq(first.words),
+                top.eq(first.first_top),
+                left.eq(first.first_bytes),
+                pixels.eq(first.pixels),
+                gap.eq(first.phase),
                 whole.eq(0),
                 cross.eq(0),
                 late.eq(0),
-                rows.eq(geometry.rows),
-                address.eq(geometry.destination),
-                row_address.eq(geometry.destination),
+                rows.eq(first.rows),
+                address.eq(first.destination),
+                row_address.eq(first.destination),
             ]
 
-    def _look_up(self, m: Module, free: Signal) -> list[Value]:
+    def _look_up(self, m: Module, geometry: data.View, free: Signal) -> list[Value]:
         """The chunk's codes by byte lane. A block RAM has two ports; the one that writes the table
         reads at the same address, so two RAMs serve four lanes."""
         table = self.table
@@ -220,10 +231,10 @@ class ActivationUnpacker(wiring.Component):
             m.submodules[f"table{index}"] = ram
             write, reads = ram.write_port(), {lane: ram.read_port() for lane in (shared, other)}
             for lane, read in reads.items():
-                code = self.given.lanes[lane] ^ (self.geometry.flip << 7)
+                code = self.given.lanes[lane] ^ (geometry.flip << 7)
                 address = Signal(9, name=f"address{lane}")
                 m.d.comb += [
-                    address.eq(Cat(code[:8], ~self.geometry.table)),
+                    address.eq(Cat(code[:8], ~geometry.table)),
                     read.addr.eq(address),
                     read.en.eq(free),
                 ]
@@ -241,6 +252,7 @@ class ActivationUnpacker(wiring.Component):
     def _assemble(
         self,
         m: Module,
+        geometry: data.View,
         chunk: data.View,
         codes: list[Value],
         chunk_valid: Signal,
@@ -252,7 +264,7 @@ class ActivationUnpacker(wiring.Component):
         last_word = Signal()
         word = Signal.like(write.payload.data, reset_less=True)
         # Fill is a word's most frequent other source; as differences from it, its bytes are resets.
-        fill = self.geometry.fill
+        fill = geometry.fill
         turned = rotated(m, [code ^ fill for code in codes], chunk.turn)
         before = Signal.like(turned, reset_less=True)
         low = Signal(range(-4, lanes))

@@ -23,7 +23,7 @@ class BurstSplitter(wiring.Component):
 
     Bursts end at multiples of `BURST_BEATS` beats. A request that leaves its window, or names
     another than the `allowed` ones, or has no bytes, yields no burst: `violation` rises and stays,
-    and nothing behind it is taken. The next request is checked while bursts of one are issued.
+    and nothing behind it yields one. The next request is checked while bursts of one are issued.
 
     Parameters
     ----------
@@ -76,7 +76,8 @@ class BurstSplitter(wiring.Component):
         size_in = request.bytes[: self.size_bits]
         size = Signal.like(size_in, reset_less=True)
         final = Signal(reset_less=True)
-        leave = Signal()
+        leave = Signal()  # a checked request is issued, or found to be a violation
+        violated = Signal()
         m.d.comb += self.request.ready.eq(~checked_valid | leave)
         with m.If(self.request.ready):
             m.d.sync += [
@@ -88,7 +89,8 @@ class BurstSplitter(wiring.Component):
                 size.eq(size_in),
                 final.eq(request.final),
             ]
-        m.d.comb += self.violation.eq(checked_valid & (bad | (end > limit)))
+        m.d.comb += self.violation.eq(violated | (checked_valid & (bad | (end > limit))))
+        m.d.sync += violated.eq(self.violation)
 
         # Last byte, counted from the start of the first block on the bus.
         span = Signal(max(self.size_bits, block_log2) + 1)
@@ -101,22 +103,28 @@ class BurstSplitter(wiring.Component):
         blocks_left = Signal(len(span) - block_log2, reset_less=True)
         last_beat = Signal(index_bits, reset_less=True)
         marked = Signal(reset_less=True)
-        last = Signal()
+        last = Signal(reset_less=True)  # no blocks left
         m.d.comb += [
-            last.eq(blocks_left == 0),
             self.burst.valid.eq(valid),
             self.burst.payload.address.eq(Cat(Const(0, beat_log2), first_beat, block)),
             self.burst.payload.length.eq(Mux(last, last_beat, BURST_BEATS - 1) - first_beat),
             self.burst.payload.final.eq(last & marked),
-            leave.eq(checked_valid & ~self.violation & (~valid | (last & self.burst.ready))),
+            # Not for lack of a violation: whether the request can be taken is known early.
+            leave.eq(checked_valid & (~valid | (last & self.burst.ready))),
         ]
         with m.If(self.burst.ready):
-            m.d.sync += [block.eq(block + 1), blocks_left.eq(blocks_left - 1), first_beat.eq(0)]
+            m.d.sync += [
+                block.eq(block + 1),
+                blocks_left.eq(blocks_left - 1),
+                last.eq(blocks_left == 1),
+                first_beat.eq(0),
+            ]
             with m.If(last):
                 m.d.sync += valid.eq(0)
         with m.If(leave):
             m.d.sync += [
-                valid.eq(1),
+                valid.eq(~self.violation),
+                last.eq(span[block_log2:] == 0),
                 block.eq(address[block_log2:]),
                 first_beat.eq(address[beat_log2:block_log2]),
                 blocks_left.eq(span[block_log2:]),

@@ -17,12 +17,12 @@ class Collector(wiring.Component):
 
     Members
     -------
-    issued_* : an output is under way
+    issued_* : an output is under way; noted a cycle later
     output_valid, output : the array's results
     write_enable, write : to the activation RAM
     retired : pulse; the last output of an instruction has been written
     marked : with `retired`, the instruction carries a mark
-    empty : nothing is under way
+    empty : nothing is under way, but perhaps an output issued in this cycle
     """
 
     def __init__(self, config: CoreConfig, latency: int) -> None:
@@ -51,7 +51,10 @@ class Collector(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        issued = Cat(self.issued_address, self.issued_part, self.issued_end, self.issued_mark)
+        issued_now = Cat(self.issued_address, self.issued_part, self.issued_end, self.issued_mark)
+        issued = Signal.like(issued_now, reset_less=True)
+        recent = Signal(2)  # an output was issued in the cycle before, and in the one before that
+        m.d.sync += [issued.eq(issued_now), recent.eq(Cat(self.issued_valid, recent[0]))]
         m.submodules.notes = notes = fifo.SyncFIFOBuffered(width=len(issued), depth=self._depth)
         address = Signal(14)
         part = Signal(part_shape(config))
@@ -59,13 +62,13 @@ class Collector(wiring.Component):
         mark = Signal()
         m.d.comb += [
             notes.w_data.eq(issued),
-            notes.w_en.eq(self.issued_valid),
+            notes.w_en.eq(recent[0]),
             Cat(address, part, end, mark).eq(notes.r_data),
             notes.r_en.eq(self.output_valid),
             self.write_enable.eq(self.output_valid),
             self.write.address.eq(address),
             self.write.parts.eq(1 << part if config.groups_per_word > 1 else 1),
-            self.empty.eq(~notes.r_rdy & ~self.issued_valid),
+            self.empty.eq(~notes.r_rdy & (recent == 0)),
         ]
         for lane in range(config.lanes):
             m.d.comb += self.write.data[lane].eq(self.output[lane % config.columns])

@@ -19,6 +19,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .activation_ram import BANK_BITS
 from .array import Array
 from .config import CoreConfig
 from .isa import FORMATS, STEP_SLOTS, Mode, Opcode
@@ -46,7 +47,7 @@ class ComputeUnit(wiring.Component):
         whether that is marked
     empty : no output is under way (from the collector)
     issued : a step was issued this cycle; active : an instruction is being worked on
-    illegal : an instruction breaks a rule of the instruction set
+    illegal : an instruction broke a rule of the instruction set, or did in the cycle before
     """
 
     def __init__(self, config: CoreConfig, parameter_lead: int) -> None:
@@ -96,23 +97,17 @@ class ComputeUnit(wiring.Component):
         m.d.comb += [walk.start.eq(begin), fetch.start.eq(begin), fetch.stop.eq(finish)]
 
         # ---- the step of this cycle -----------------------------------------------------------
-        repeat = Signal(11, reset_less=True)
         emitted = Signal(range(MAX_OUTPUTS), reset_less=True)  # outputs of this pixel so far
-        base = Signal(14, reset_less=True)  # input address of the pixel plus repeat * increment
+        base = Signal(14, reset_less=True)  # input address of the pixel plus increments
         weight_offset = Signal(12, reset_less=True)
         fresh = Signal(reset_less=True)  # nothing accumulated for this pixel yet
         residual_pending = Signal()
         recent = Signal(Array.RESIDUAL_CYCLES)  # whether an output was issued 1, 2 ... cycles ago
 
-        entry_end = Signal()
-        pixel_end = Signal()
-        output = Signal()
+        entry_end, pixel_end, output = fetch.entry_end, fetch.pixel_end, fetch.output
         several = Signal()  # the pixel has several outputs; only true while there is one
         swap = Signal()
         m.d.comb += [
-            entry_end.eq(repeat == entry.repeat),
-            pixel_end.eq(entry_end & fetch.last),
-            output.eq(pixel_end | entry.emit),
             several.eq(entry.emit | (emitted != 0)),
             swap.eq(output & (pixel.group_start | several)),
         ]
@@ -121,9 +116,12 @@ class ComputeUnit(wiring.Component):
         m.d.comb += origin.eq(Mux(entry.seed, pixel.residual, base))
         address = [Signal(14, name=f"address{j}") for j in range(STEP_SLOTS)]
         taken = Signal(STEP_SLOTS)  # slots that use the residual word's bank
+        distance = Signal(BANK_BITS)  # of that bank from the origin's
+        m.d.comb += distance.eq(Mux(entry.seed, 0, pixel.residual[:2] - base[:2]))
         for j in range(STEP_SLOTS):
-            m.d.comb += address[j].eq(origin + entry[f"offset{j}"])
-            m.d.comb += taken[j].eq(entry[f"valid{j}"] & (address[j][:2] == pixel.residual[:2]))
+            offset = entry[f"offset{j}"]
+            m.d.comb += address[j].eq(origin + offset)
+            m.d.comb += taken[j].eq(entry[f"valid{j}"] & (offset[:BANK_BITS] == distance))
 
         shadow_full = Signal()
         go = Signal()
@@ -138,17 +136,16 @@ class ComputeUnit(wiring.Component):
                 & ~(pixel_end & residual_pending & taken.any())
                 & ~(output & instruction.residual & (recent[0] | recent[-1]))
             ),
-            fetch.consume.eq(go & entry_end),
+            fetch.consume.eq(go),
             walk.advance.eq(go & pixel_end),
             finish.eq(go & pixel_end & pixel.end),
             self.issued.eq(go),
-            self.illegal.eq(refused | (go & output & ~entry.mac)),
         ]
 
+        m.d.sync += self.illegal.eq(refused | (go & output & ~entry.mac))
         m.d.sync += recent.eq(Cat(go & output, recent[:-1]))
         with m.If(begin):
             m.d.sync += [
-                repeat.eq(0),
                 emitted.eq(0),
                 base.eq(instruction.input_base),
                 weight_offset.eq(0),
@@ -156,7 +153,7 @@ class ComputeUnit(wiring.Component):
                 residual_pending.eq(instruction.residual),
             ]
         with m.Elif(go):
-            m.d.sync += [repeat.eq(repeat + 1), base.eq(base + entry.increment)]
+            m.d.sync += base.eq(base + entry.increment)
             with m.If(entry.mac):
                 m.d.sync += fresh.eq(0)
                 with m.If(~entry.hold & ~entry.seed):
@@ -166,7 +163,7 @@ class ComputeUnit(wiring.Component):
             with m.If(output):
                 m.d.sync += emitted.eq(emitted + 1)
             with m.If(entry_end):
-                m.d.sync += [repeat.eq(0), base.eq(pixel.input)]
+                m.d.sync += base.eq(pixel.input)
             with m.If(pixel_end):
                 m.d.sync += [
                     emitted.eq(0),

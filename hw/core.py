@@ -219,6 +219,7 @@ class Core(wiring.Component):
         patience = Signal(range(limit + 1))
         flush_left = Signal(range(FLUSH_CYCLES), init=FLUSH_CYCLES - 1)
         asked = Signal()  # started while flushing
+        progressed = Signal()
         with m.If(registers.start):
             m.d.sync += asked.eq(1)
         with m.FSM(init="FLUSH"):
@@ -235,14 +236,15 @@ class Core(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += running.eq(1)
                 m.d.sync += [patience.eq(patience - 1), asked.eq(0)]
+                m.d.sync += progressed.eq(progress)
                 # Kept from here on: the reset after an error clears dispatch.
                 m.d.sync += registers.error_line.eq(dispatch.dispatched)
-                with m.If(progress):
-                    m.d.sync += patience.eq(limit)
+                with m.If(progressed):  # looked at a cycle late
+                    m.d.sync += patience.eq(limit - 1)
                 with m.If(fault != ErrorCode.NONE):
                     m.d.sync += [registers.error.eq(fault), patience.eq(limit)]
                     m.next = "STOP"
-                with m.Elif(patience == 0):
+                with m.Elif((patience == 0) & ~progressed):
                     m.d.sync += [registers.error.eq(ErrorCode.TIMEOUT), patience.eq(limit)]
                     m.next = "STOP"
                 with m.Elif(dispatch.finished & quiet):
@@ -266,4 +268,4 @@ class Core(wiring.Component):
                 with m.If(flush_left == 0):
                     m.d.sync += flush_left.eq(FLUSH_CYCLES - 1)
                     m.next = "IDLE"
-        m.d.comb += registers.busy.eq(running | asked)
+        m.d.comb += registers.busy.eq(running | asked | registers.start)

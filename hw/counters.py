@@ -55,7 +55,7 @@ class Counters(wiring.Component):
                 "mark": In(1),
                 "cycles": Out(64),
                 "cause_count": Out(data.ArrayLayout(unsigned(CAUSE_BITS), len(Cause))),
-                "trace_count": Out(32),
+                "trace_count": Out(range(self._entries + 1)),
                 "trace_index": In(32),
                 "trace_data": Out(32),
             }
@@ -107,7 +107,7 @@ class Counters(wiring.Component):
         m.d.comb += mark.eq(self.mark | (self.issued & ~seen_step))
         with m.If(self.issued):
             m.d.sync += seen_step.eq(1)
-        full = self.trace_count >= self._entries
+        full = self.trace_count[-1]  # the entries are a power of two
         m.d.comb += [
             write.en.eq(mark & ~full),
             write.addr.eq(self.trace_count),

@@ -24,7 +24,8 @@ class Dispatch(wiring.Component):
     """Instruction fetch, one slot a queue, retirement counters.
 
     A line is assembled from bus beats while slots are still busy; an instruction whose slot is
-    taken holds up those behind it, so programs put loads ahead of the computation they feed.
+    taken, or emptied in this very cycle, holds up those behind it, so programs put loads ahead of
+    the computation they feed.
 
     Members
     -------
@@ -102,7 +103,7 @@ class Dispatch(wiring.Component):
             m.d.comb += [
                 output.valid.eq(full & ~Cat(*lags).any()),
                 output.payload.eq(slot),
-                free[q].eq(~full | output.ready & output.valid),
+                free[q].eq(~full),
             ]
             with m.If(output.valid & output.ready):
                 m.d.sync += full.eq(0)

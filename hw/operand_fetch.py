@@ -93,7 +93,7 @@ class OperandFetch(wiring.Component):
             m.d.sync += stage.eq(stages[-1])
             stages.append(stage)
         self._bank_select(m, stages[0])
-        self._word_select(m, stages[2])
+        self._word_select(m, stages[1], stages[2])
         final = stages[STAGES]
         self._residual(m, stages[1], stages[3])
         early = stages[STAGES - self._weight_lead]
@@ -125,9 +125,10 @@ class OperandFetch(wiring.Component):
                 with m.If(wants[j]):
                     m.d.sync += row.eq(operation.address[j][BANK_BITS:])
 
-    def _word_select(self, m: Module, operation: data.View) -> None:
+    def _word_select(self, m: Module, earlier: data.View, operation: data.View) -> None:
         """Stage 4: bring each slice the bytes of its slots. `operation` is the one whose data will
-        be in `bank_data` a cycle later, so that the selects of every lane come from registers.
+        be in `bank_data` a cycle later, so that the selects of every lane come from registers, and
+        `earlier` the one after it, whose slots are chosen.
 
         In DENSE2, and where columns pick bytes, slice k gets slot k; otherwise slices share words.
         """
@@ -146,7 +147,7 @@ class OperandFetch(wiring.Component):
         is_dense = Signal()
         m.d.comb += is_dense.eq((operation.mode == Mode.DENSE8) | (operation.mode == Mode.DENSE4))
         for lane in range(config.lanes):
-            low, high = self._merged_slots(m, operation, lane)
+            low, high = self._merged_slots(m, earlier, lane)
             merged = [choose(slot, dict(enumerate(own))) for slot in (low, high)]
             for k, word in enumerate(words):
                 source = Signal(source_layout, reset_less=True, name=f"word{k}_lane{lane}_source")
@@ -167,16 +168,18 @@ class OperandFetch(wiring.Component):
 
     def _merged_slots(self, m: Module, operation: data.View, lane: int) -> tuple[Signal, Signal]:
         """Slots that feed a lane of the words of the lower and of the upper slices, in the dense
-        modes but DENSE2; in DENSE8 they are the same."""
-        low, high = (Signal(2, name=f"{name}_lane{lane}") for name in ("low", "high"))
+        modes but DENSE2, a cycle later; in DENSE8 they are the same."""
+        low, high = (
+            Signal(2, reset_less=True, name=f"{name}_lane{lane}") for name in ("low", "high")
+        )
         beyond = Signal(3, name=f"beyond_lane{lane}")
         for i in range(3):
             m.d.comb += beyond[i].eq(operation.merge & (lane >= operation.merge_bounds[i]))
         with m.If(operation.mode == Mode.DENSE8):
             last = Mux(beyond[2], 3, Mux(beyond[1], 2, beyond[0]))
-            m.d.comb += [low.eq(last), high.eq(last)]
+            m.d.sync += [low.eq(last), high.eq(last)]
         with m.Else():
-            m.d.comb += [
+            m.d.sync += [
                 low.eq(beyond[0]),
                 high.eq(Cat(beyond[2] | ~operation.merge, operation.merge)),
             ]

@@ -62,17 +62,17 @@ class PixelWalk(wiring.Component):
         config, instruction = self._config, self.instruction
         pixel = self.pixel
 
-        x = Signal(12, reset_less=True)
-        y = Signal(12, reset_less=True)
-        group = Signal(12, reset_less=True)
-        last_x = Signal()
-        last_y = Signal()
-        # Counts from 1, so that the last one equals the field without a subtraction.
+        # What is left, this one included, and registers that tell the last ones.
+        x_left = Signal(12, reset_less=True)
+        y_left = Signal(12, reset_less=True)
+        groups_left = Signal(12, reset_less=True)
+        last_x = Signal(reset_less=True)
+        last_y = Signal(reset_less=True)
+        last_group = Signal(reset_less=True)
+        group_start = Signal(reset_less=True)
         m.d.comb += [
-            last_x.eq(x == instruction.output_width),
-            last_y.eq(y == instruction.output_height),
-            pixel.group_start.eq((x == 1) & (y == 1)),
-            pixel.group_end.eq(group == instruction.groups),
+            pixel.group_start.eq(group_start),
+            pixel.group_end.eq(last_group),
             pixel.group_last.eq(last_x & last_y),
             pixel.end.eq(pixel.group_last & pixel.group_end),
         ]
@@ -90,14 +90,37 @@ class PixelWalk(wiring.Component):
         )
 
         with m.If(self.start):
-            m.d.sync += [x.eq(1), y.eq(1), group.eq(1), part.eq(0)]
+            m.d.sync += [
+                x_left.eq(instruction.output_width),
+                y_left.eq(instruction.output_height),
+                groups_left.eq(instruction.groups),
+                last_x.eq(instruction.output_width == 1),
+                last_y.eq(instruction.output_height == 1),
+                group_start.eq(1),
+                last_group.eq(instruction.groups == 1),
+                part.eq(0),
+            ]
         with m.Elif(self.advance):
-            m.d.sync += x.eq(x + 1)
+            m.d.sync += [
+                x_left.eq(x_left - 1),
+                last_x.eq(x_left == 2),
+                group_start.eq(pixel.group_last),
+            ]
             with m.If(last_x):
-                m.d.sync += [x.eq(1), y.eq(y + 1)]
+                m.d.sync += [
+                    x_left.eq(instruction.output_width),
+                    last_x.eq(instruction.output_width == 1),
+                    y_left.eq(y_left - 1),
+                    last_y.eq(y_left == 2),
+                ]
                 with m.If(last_y):
-                    m.d.sync += [y.eq(1), group.eq(group + 1)]
-                    m.d.sync += part.eq(part + 1)
+                    m.d.sync += [
+                        y_left.eq(instruction.output_height),
+                        last_y.eq(instruction.output_height == 1),
+                        groups_left.eq(groups_left - 1),
+                        last_group.eq(groups_left == 2),
+                        part.eq(part + 1),
+                    ]
                     with m.If(next_word):
                         m.d.sync += part.eq(0)
 

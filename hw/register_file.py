@@ -30,8 +30,8 @@ class RegisterFile(wiring.Component):
     axi : `axi_lite_signature`, in
     windows : `WINDOWS_LAYOUT`, out
     program, program_lines : 32 bits, out
-    start : out, pulse
-    busy, done : in
+    start : out, pulse, a cycle after the write
+    busy, done : in; `busy` from `start` on
     error : `ErrorCode`, in; NONE while there is none
     error_line : 32 bits, in
     cycles : 64 bits, in
@@ -116,10 +116,11 @@ class RegisterFile(wiring.Component):
             m.d.sync += [row.eq(row + 1), clearing.eq(row != COPY_ROWS - 1)]
 
         storage = self._storage()
+        m.d.sync += self.start.eq(0)
         with m.If(apply):
             with m.Switch(address[2:]):
                 with m.Case(ADDRESS["control"] >> 2):
-                    m.d.comb += self.start.eq(word[0] & strobe[0] & ~self.busy)
+                    m.d.sync += self.start.eq(word[0] & strobe[0] & ~self.busy)
                 for name, register in storage.items():
                     with m.Case(ADDRESS[name] >> 2):
                         locked = Const(0) if name == "trace_index" else self.busy
@@ -149,7 +150,7 @@ class RegisterFile(wiring.Component):
         owner = Signal.like(number, reset_less=True)
         is_frozen = Signal()
         high = Mux(is_frozen & (owner == number), frozen, counter[32:])
-        half = Mux(word[0], high, counter[:32])  # counters start at multiples of 8 bytes
+        half = Signal(32, reset_less=True)
 
         values: dict[str, ValueLike] = {
             "identity": IDENTITY,
@@ -173,22 +174,30 @@ class RegisterFile(wiring.Component):
             choices[register.address >> 2] = value
         mapped = Cat(word == r.address >> 2 for r in readable).any()
 
-        pending = Signal()
-        m.d.comb += [axi.arready.eq(~pending & ~axi.rvalid & ~clearing), axi.rresp.eq(0)]
+        # A read takes two cycles from the address: the counter, then the choice of register.
+        pending, sampled = Signal(), Signal()
+        m.d.comb += [
+            axi.arready.eq(~pending & ~sampled & ~axi.rvalid & ~clearing),
+            axi.rresp.eq(0),
+        ]
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += [address.eq(axi.araddr), pending.eq(1)]
         with m.If(axi.rready):
             m.d.sync += axi.rvalid.eq(0)
         with m.If(pending):
-            m.d.sync += [pending.eq(0), axi.rvalid.eq(1), axi.rdata.eq(0)]
-            with m.If(mapped):
-                m.d.sync += axi.rdata.eq(choose(word, choices))
+            # Counters start at multiples of 8 bytes.
+            m.d.sync += [pending.eq(0), sampled.eq(1), half.eq(Mux(word[0], high, counter[:32]))]
             with m.Switch(word):
                 for name in counters:
                     with m.Case(ADDRESS[f"{name}{_LOW}"] >> 2):
                         m.d.sync += [frozen.eq(counter[32:]), owner.eq(number), is_frozen.eq(1)]
                     with m.Case(ADDRESS[f"{name}{_HIGH}"] >> 2):
                         m.d.sync += is_frozen.eq(0)
+
+        with m.If(sampled):
+            m.d.sync += [sampled.eq(0), axi.rvalid.eq(1), axi.rdata.eq(0)]
+            with m.If(mapped):
+                m.d.sync += axi.rdata.eq(choose(word, choices))
 
     def _status(self) -> Value:
         bits = {

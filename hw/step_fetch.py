@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step RAM and the walker that hands its entries to the issue stage, pixel after pixel."""
+"""Step RAM and the walker that hands its steps to the issue stage, pixel after pixel."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ def step_write_layout() -> data.StructLayout:
 
 
 class StepFetch(wiring.Component):
-    """Endless stream of step entries: at each row's start the prologue, then the body once a pixel.
+    """Endless stream of steps: at each row's start the entries of the prologue, then those of the
+    body once a pixel, each as often as it says.
 
-    One entry a cycle. The walker knows nothing of rows beyond their width and runs ahead of the
-    issue stage; the issue stage counts pixels and stops it.
+    One step a cycle; what a step ends is known from registers. The walker knows nothing of rows
+    beyond their width and runs ahead of the issue stage; the issue stage counts pixels and stops
+    it.
 
     Members
     -------
     start : pulse; list and width inputs must hold from this cycle until `stop` or the next start
     stop : pulse; drops what was fetched ahead
-    entry, last, valid : current entry; `last` marks the last of a pixel
-    consume : the entry is used up
+    entry, valid : of the current step
+    entry_end, pixel_end : it is the entry's last, the pixel's last
+    output : an output ends with it
+    consume : on to the next step
     """
 
     def __init__(self, config: CoreConfig) -> None:
@@ -43,22 +47,28 @@ class StepFetch(wiring.Component):
                 "step_count": In(10),
                 "width": In(12),
                 "entry": Out(STEP.layout()),
-                "last": Out(1),
                 "valid": Out(1),
+                "entry_end": Out(1),
+                "pixel_end": Out(1),
+                "output": Out(1),
                 "consume": In(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        # Whether an entry is a single step goes into the RAM beside it: behind the RAM there is no
+        # time to look.
+        row_layout = data.StructLayout({"entry": STEP.layout(), "single": 1})
         m.submodules.ram = ram = memory.Memory(
-            shape=STEP.layout(), depth=self._depth, init=[], attrs=RAM_ATTRIBUTES
+            shape=row_layout, depth=self._depth, init=[], attrs=RAM_ATTRIBUTES
         )
         write = ram.write_port()
         m.d.comb += [
             write.en.eq(self.write.enable),
             write.addr.eq(self.write.address),
-            write.data.eq(self.write.data),
+            write.data.entry.eq(self.write.data),
+            write.data.single.eq(self.write.data.repeat == 0),
         ]
         read = ram.read_port(domain="sync")
 
@@ -67,10 +77,12 @@ class StepFetch(wiring.Component):
         running = Signal()
         read_valid = Signal()
         read_last = Signal(reset_less=True)
+        last = Signal(reset_less=True)  # the entry is the last of a pixel
+        repeat_left = Signal(11, reset_less=True)
         entry_moves = Signal()
         read_moves = Signal()
         m.d.comb += [
-            entry_moves.eq(~self.valid | self.consume),
+            entry_moves.eq(~self.valid | (self.consume & self.entry_end)),
             read_moves.eq(~read_valid | entry_moves),
             read.en.eq(running & read_moves),
         ]
@@ -115,8 +127,20 @@ class StepFetch(wiring.Component):
         with m.If(entry_moves):
             m.d.sync += [
                 self.valid.eq(read_valid),
-                self.entry.eq(read.data),
-                self.last.eq(read_last),
+                self.entry.eq(read.data.entry),
+                last.eq(read_last),
+                self.entry_end.eq(read.data.single),
+                self.pixel_end.eq(read.data.single & read_last),
+                self.output.eq((read.data.single & read_last) | read.data.entry.emit),
+                repeat_left.eq(read.data.entry.repeat),
+            ]
+        with m.Elif(self.consume):
+            one_left = repeat_left == 1
+            m.d.sync += [
+                self.entry_end.eq(one_left),
+                self.pixel_end.eq(one_left & last),
+                self.output.eq((one_left & last) | self.entry.emit),
+                repeat_left.eq(repeat_left - 1),
             ]
 
         with m.If(self.start):

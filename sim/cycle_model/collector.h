@@ -28,7 +28,7 @@ class Collector {
     // Of the output of the cycle before.
     bool retired() const { return retired_; }
     bool marked() const { return marked_; }
-    bool empty(bool issued) const { return !notes_.readable() && !issued; }
+    bool empty() const { return !notes_.readable() && !recent_[0] && !recent_[1]; }
 
     // `issued`: null unless an output is under way from this cycle on.
     void tick(uint64_t now, const Output* issued) {
@@ -44,7 +44,9 @@ class Collector {
             outputs_[tail] = *issued;
             count_++;
         }
-        notes_.tick(issued != nullptr, valid_);
+        notes_.tick(recent_[0], valid_);
+        recent_[1] = recent_[0];
+        recent_[0] = issued != nullptr;
     }
 
   private:
@@ -55,6 +57,7 @@ class Collector {
     Output outputs_[kMost];
     int head_ = 0, count_ = 0;
     BufferedFifoLevel notes_;
+    bool recent_[2] = {};  // an output was issued in the cycle before, in the one before that
     bool valid_ = false, retired_ = false, marked_ = false;
 };
 

@@ -49,10 +49,11 @@ class Core {
         int patience = p_.watchdog_cycles;
         for (;;) {
             const bool finished = dispatch_.finished() && reader_.idle() && writer_.idle();
+            const bool illegal = compute_.illegal();
             const bool progress = cycle();
             if (finished) return "";
             if (reader_.violation() || writer_.violation()) return failed("WINDOW_VIOLATION");
-            if (loader_.illegal() || storer_.illegal() || compute_.illegal()) {
+            if (loader_.illegal() || storer_.illegal() || illegal) {
                 return failed("ILLEGAL_FIELD");
             }
             if (dispatch_.illegal_opcode()) return failed("ILLEGAL_OPCODE");
@@ -82,7 +83,7 @@ class Core {
 
         // Registers and the bus alone decide these.
         collector_.evaluate(now_);
-        compute_.evaluate(collector_.empty(false));
+        compute_.evaluate(collector_.empty());
         reader_.evaluate(bus);
         writer_.evaluate(bus, storer_.beat_valid());
 
@@ -104,7 +105,7 @@ class Core {
         activity.issued = compute_.issued();
         activity.active = compute_.active();
         activity.waiting = dispatch_.waiting();
-        activity.outputs_pending = !collector_.empty(compute_.output() != nullptr);
+        activity.outputs_pending = !collector_.empty();
         activity.loader_busy = loader_.busy();
         activity.loader_activations = loader_.busy_activations();
         activity.storer_busy = storer_.busy();

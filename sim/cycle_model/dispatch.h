@@ -44,7 +44,7 @@ class Dispatch {
         for (int q = 0; q < kQueues; q++) {
             waiting_[q] = slots_[q].full ? unsatisfied(slots_[q]) : 0;
             handed_[q] = slots_[q].full && !waiting_[q] && ready[q];
-            if (!slots_[q].full || handed_[q]) free |= 1u << q;
+            if (!slots_[q].full) free |= 1u << q;
         }
         line_taken_ = false;
         fills_ = kNothing;
