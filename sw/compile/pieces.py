@@ -15,6 +15,7 @@ from bitloop.hw.config import CoreConfig
 
 from ..graph.ir import AvgPool, Conv, Requantization, TensorSpec
 from .layer import Kind, Layer
+from .passes import SUM_WORDS
 
 Shape = tuple[int, int, int]
 
@@ -116,15 +117,38 @@ def conv_pieces(
 ) -> list[Piece]:
     """The layers of a convolution."""
     depthwise = 1 < node.groups == source.shape[2] == target.shape[2]
-    if depthwise or node.groups == 1:
-        return _phase_pieces(node, source, target, 0, 0, config)
     pieces: list[Piece] = []
     outputs = inputs = 0
+    if node.groups == 1:
+        for part in _output_parts(node, source, config):
+            pieces += _phase_pieces(part, source, target, 0, outputs, config)
+            outputs += part.weights.shape[0]
+        return pieces
+    if depthwise:
+        return _phase_pieces(node, source, target, 0, 0, config)
     for block in blocks(node, prod(target.shape[:2]), source.shape[2], config):
         pieces += _phase_pieces(block, source, target, inputs, outputs, config)
         inputs += block.weights.shape[3]
         outputs += block.weights.shape[0]
     return pieces
+
+
+def _output_parts(node: Conv, source: TensorSpec, config: CoreConfig) -> Iterator[Conv]:
+    """Output channels of an ungrouped convolution: all of them, or where the input of one pixel is
+    so large that it takes passes, as many at a time as leave room for the pixel's partial sums."""
+    outputs = node.weights.shape[0]
+    rows, columns = (
+        min(node.dilation[axis] * (node.weights.shape[1 + axis] - 1) + 1, source.shape[axis])
+        for axis in (0, 1)
+    )
+    most = max(1, config.activation_words // (4 * SUM_WORDS)) * config.lanes
+    passes = rows * columns * -(-source.shape[2] // config.lanes) > config.activation_words // 2
+    if not passes or outputs <= most:
+        yield node
+        return
+    for first in range(0, outputs, most):
+        channels = slice(first, min(first + most, outputs))
+        yield replace(node, weights=node.weights[channels], requant=select(node.requant, channels))
 
 
 def _phase_pieces(

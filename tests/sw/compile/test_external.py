@@ -250,6 +250,15 @@ def test_a_linear_layer_streams_an_image_that_does_not_fit(words):
     assert any(f["seeded"] for f in of(program, Opcode.COMPUTE))
 
 
+def test_wide_linear_layers_whose_sums_do_not_fit():
+    b = Builder(np.random.default_rng(9), 4, "wide", 16)
+    graph = b.graph([b.linear(b.input(1, 1, 300), 150, 8)])
+    binary, program = check(graph, preset("n4").replace(activation_words=128, weight_rows=64))
+    assert [layer.macs for layer in binary.layers] == [300 * 150]
+    sums = {f["residual_base"] for f in of(program, Opcode.COMPUTE) if f["seeded"]}
+    assert sums and max(sums) < 128
+
+
 def test_additions_leave_layers_of_several_passes():
     b = Builder(np.random.default_rng(6), 4, "added", 16)
     source = b.input(4, 5, 60)
