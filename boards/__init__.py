@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Board targets; none yet."""
+"""Devices: synthesis, placement and routing of the core. No board yet."""
