@@ -93,8 +93,8 @@ def measure(
     device: str = "verilator",
     memory: MemoryModel | None = None,
 ) -> LatencyReport:
-    """Cycles of one inference, by layer and by cause, from the core's own counters; `model` predicts
-    the same ones without the RTL."""
+    """Cycles of one inference, by layer and by cause, from the core's own counters; device `model`
+    predicts the same ones without the RTL."""
     return load(binary, device, memory).measure()
 
 
