@@ -115,6 +115,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -204,21 +205,30 @@ class Format:
         if used > self.bits:
             raise EncodingError(f"{self.name}: {used} bits of fields in a format of {self.bits}")
 
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int, int, int]]:
+        """By field: first bit, mask, smallest and largest value."""
+        places, position = {}, 0
+        for field in self.fields:
+            mask = (1 << field.bits) - 1
+            places[field.name] = (position, mask, field.minimum, field.maximum)
+            position += field.bits
+        return places
+
     def encode(self, values: Mapping[str, int]) -> bytes:
         """Little-endian bytes; fields left out are 0. Raises `EncodingError` for an unknown field
         or a value out of range."""
-        unknown = set(values) - {f.name for f in self.fields}
+        places = self._places
+        unknown = values.keys() - places.keys()
         if unknown:
             raise EncodingError(f"{self.name}: unknown field {sorted(unknown)[0]!r}")
-        word = position = 0
-        for field in self.fields:
-            value = int(values.get(field.name, 0))
-            if not field.minimum <= value <= field.maximum:
-                raise EncodingError(
-                    f"{self.name}.{field.name}: {value} is not in {field.minimum}..{field.maximum}"
-                )
-            word |= (value & ((1 << field.bits) - 1)) << position
-            position += field.bits
+        word = 0
+        for name, given in values.items():
+            position, mask, minimum, maximum = places[name]
+            value = int(given)
+            if not minimum <= value <= maximum:
+                raise EncodingError(f"{self.name}.{name}: {value} is not in {minimum}..{maximum}")
+            word |= (value & mask) << position
         return word.to_bytes(self.bits // 8, "little")
 
     def decode(self, raw: bytes) -> dict[str, int]:
@@ -227,11 +237,12 @@ class Format:
             raise EncodingError(f"{self.name}: {len(raw)} bytes, must be {self.bits // 8}")
         word = int.from_bytes(raw, "little")
         values: dict[str, int] = {}
-        for field in self.fields:
-            value = word & ((1 << field.bits) - 1)
-            word >>= field.bits
-            values[field.name] = value - (1 << field.bits) if value > field.maximum else value
-        if word:
+        used = 0
+        for name, (position, mask, _, maximum) in self._places.items():
+            value = word >> position & mask
+            used |= mask << position
+            values[name] = value - mask - 1 if value > maximum else value
+        if word & ~used:
             raise EncodingError(f"{self.name}: reserved bits are not zero")
         return values
 

@@ -29,6 +29,7 @@ from ..pipeline import Pipeline
 LATE = 1 << 12
 """Instructions of a queue from which on a wait for an earlier one names a later one instead that
 has retired anyway, so that the counters' distance stays small."""
+_WAITS = tuple(f"wait_{queue.name.lower()}" for queue in Queue)
 EXTERNAL_BYTES = 64
 """Granularity at which accesses to external memory are told apart."""
 
@@ -85,7 +86,7 @@ class Program:
         self._reads = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
         self._writes = {name: np.zeros((shape, depth), np.int32) for name, depth in depths.items()}
         self._pipeline = Pipeline(self.config)
-        self._waits: dict[Queue, np.ndarray] = {}
+        self._waits: dict[Queue, list[int]] = {}
         """Of the last instruction of each queue."""
 
     def add(
@@ -112,21 +113,24 @@ class Program:
         if queue is Queue.COMPUTE:  # ordered by time
             fields = {**fields, "settle": self._pipeline.settle(fields, entries)}
             waits[queue] = self._pipeline.add(fields, entries)
-        counts = np.array([self.counts[q] for q in Queue], np.int32)
-        waits = np.where(counts - waits > LATE, counts - MAX_UNDER_WAY - 1, waits)
+        after = waits.tolist()
+        for q, count in self.counts.items():
+            if count - after[q] > LATE:
+                after[q] = count - MAX_UNDER_WAY - 1
         self._check_lag(queue)
-        self._waits[queue] = waits
+        self._waits[queue] = after
         self.counts[queue] += 1
         for table, wordss in ((self._reads, reads), (self._writes, writes)):
             for words in wordss:
                 table[words.memory][queue, words.cells] = self.counts[queue]
-        wait = {f"wait_{q.name.lower()}": int(waits[q]) % (1 << WAIT_BITS) for q in Queue}
+        wait = {name: y % (1 << WAIT_BITS) for name, y in zip(_WAITS, after, strict=True)}
         self.instructions.append(Instruction(opcode, {**fields, **wait}, section))
 
     def _check_lag(self, queue: Queue) -> None:
         """Counters must not run away from the last instruction of `queue` until its next."""
-        for other in Queue:
-            if queue in self._waits and self.counts[other] - self._waits[queue][other] > MAX_LAG:
+        waits = self._waits.get(queue, (0,) * len(Queue))
+        for other, count in self.counts.items():
+            if count - waits[other] > MAX_LAG:
                 raise CompileError(
                     f"the program has more than {MAX_LAG - LATE} {other.name} instructions between "
                     f"two {queue.name} instructions; use a larger preset or smaller images"
