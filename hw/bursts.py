@@ -89,7 +89,9 @@ class BurstSplitter(wiring.Component):
                 size.eq(size_in),
                 final.eq(request.final),
             ]
-        m.d.comb += self.violation.eq(violated | (checked_valid & (bad | (end > limit))))
+        # As a difference, a comparison goes down a carry chain.
+        beyond = (limit - end)[33]
+        m.d.comb += self.violation.eq(violated | (checked_valid & (bad | beyond)))
         m.d.sync += violated.eq(self.violation)
 
         # Last byte, counted from the start of the first block on the bus.

@@ -254,6 +254,7 @@ class ComputeUnit(wiring.Component):
         held_valid = Signal()
         changed = Signal()
         word = Signal(range(len(wanted)), reset_less=True)
+        sending = Signal()  # the array was empty in the cycle before
 
         # One more than the cycles since the last step, up to the most a `settle` may ask for.
         since = Signal.like(instruction.settle, init=-1)
@@ -281,6 +282,7 @@ class ComputeUnit(wiring.Component):
                         m.next = "ILLEGAL"
             with m.State("BEGIN"):
                 m.d.comb += [begin.eq(1), self.active.eq(1)]
+                m.d.sync += sending.eq(self.empty)
                 m.next = "SETTLE"
                 with m.If(settled):
                     m.next = "RUN"
@@ -288,7 +290,8 @@ class ComputeUnit(wiring.Component):
                     m.next = "CONSTANTS"
             with m.State("CONSTANTS"):
                 m.d.comb += self.active.eq(1)
-                with m.If(self.empty):
+                m.d.sync += sending.eq(self.empty)
+                with m.If(sending):
                     m.d.comb += [
                         self.load.valid.eq(1),
                         self.load.target.eq(LoadTarget.CONSTANTS),
@@ -330,9 +333,12 @@ class ComputeUnit(wiring.Component):
         words = self._config.parameter_words_per_group
         address = Signal(12, reset_less=True)
         left = Signal(range(words + 1))
-        settle = Signal(range(self._parameter_lead + 2))
+        longest = max(0, self._parameter_lead - 1)
+        settle = Signal(range(longest + 1))
         reading = self.operation.parameter
-        m.d.comb += full.eq((left == 0) & (settle == 0))
+        # In a register: whether nothing will be left and settled.
+        soon = (left == 0) & (settle <= 1) if longest else left <= 1
+        m.d.sync += full.eq(soon & ~(begin | following))
         m.d.sync += [
             reading.enable.eq(left != 0),
             reading.first.eq(left == words),
@@ -342,7 +348,7 @@ class ComputeUnit(wiring.Component):
             m.d.sync += [
                 left.eq(left - 1),
                 address.eq(address + 1),
-                settle.eq(max(0, self._parameter_lead - 1)),
+                settle.eq(longest),
             ]
         with m.Elif(settle != 0):
             m.d.sync += settle.eq(settle - 1)

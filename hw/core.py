@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 
 from .activation_ram import ActivationRam
@@ -206,13 +206,21 @@ class Core(wiring.Component):
         for unit in (loader, storer, reader, writer):
             with m.If(unit.error.valid):
                 m.d.comb += fault.eq(unit.error.code)
+        failing = Signal()
+        m.d.comb += failing.eq(
+            (dispatch.error != ErrorCode.NONE)
+            | compute.illegal
+            | Cat(unit.error.valid for unit in (loader, storer, reader, writer)).any()
+        )
         quiet = Signal()
         m.d.comb += quiet.eq(reader.idle & writer.idle)
-        self._lifecycle(m, registers, dispatch, fault, quiet, progress, begin, running, stop, flush)
+        self._lifecycle(
+            m, registers, dispatch, failing, fault, quiet, progress, begin, running, stop, flush
+        )
         return m
 
     def _lifecycle(
-        self, m, registers, dispatch, fault, quiet, progress, begin, running, stop, flush
+        self, m, registers, dispatch, failing, fault, quiet, progress, begin, running, stop, flush
     ) -> None:
         """IDLE, RUN, and after an error STOP (let the bus finish) and FLUSH (reset the units)."""
         limit = self._config.watchdog_cycles
@@ -241,7 +249,7 @@ class Core(wiring.Component):
                 m.d.sync += registers.error_line.eq(dispatch.dispatched)
                 with m.If(progressed):  # looked at a cycle late
                     m.d.sync += patience.eq(limit - 1)
-                with m.If(fault != ErrorCode.NONE):
+                with m.If(failing):
                     m.d.sync += [registers.error.eq(fault), patience.eq(limit)]
                     m.next = "STOP"
                 with m.Elif((patience == 0) & ~progressed):

@@ -34,7 +34,7 @@ class Counters(wiring.Component):
     -------
     cycles : 64-bit counter; cause_count[Cause] : `CAUSE_BITS` each
     mark : pulse; writes the cycle counter's low half to the trace. The first COMPUTE step does too.
-    trace_index, trace_data : read port, data a cycle later
+    trace_index, trace_data : read port, data two cycles later
     """
 
     def __init__(self, config: CoreConfig) -> None:
@@ -113,8 +113,8 @@ class Counters(wiring.Component):
             write.addr.eq(self.trace_count),
             write.data.eq(self.cycles),
             read.addr.eq(self.trace_index),
-            self.trace_data.eq(read.data),
         ]
+        m.d.sync += self.trace_data.eq(read.data)
         with m.If(self.start):
             m.d.sync += [self.trace_count.eq(0), seen_step.eq(0)]
         with m.Elif(mark & ~full):

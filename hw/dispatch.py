@@ -19,6 +19,21 @@ REQUEST_BYTES = 64
 LINES_BESIDE_LOADS = 4
 """Lines held or asked for while loads are under way: more would keep their data off the bus."""
 
+_KINDS = {
+    "halt": (Opcode.HALT,),
+    "load": (
+        Opcode.LOAD_WEIGHTS,
+        Opcode.LOAD_PARAMETERS,
+        Opcode.LOAD_STEPS,
+        Opcode.LOAD_ACTIVATIONS,
+        Opcode.LOAD_TABLE,
+    ),
+    "compute": (Opcode.COMPUTE,),
+    "store": (Opcode.STORE_ACTIVATIONS,),
+}
+_KIND_LAYOUT = data.StructLayout({name: 1 for name in _KINDS})
+"""What a line is: at most one of these; known with its last beat."""
+
 
 class Dispatch(wiring.Component):
     """Instruction fetch, one slot a queue, retirement counters.
@@ -67,7 +82,7 @@ class Dispatch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         halted = Signal(init=1)
-        line, line_valid, line_taken, drained = self._fetch(m, halted)
+        line, kind, line_valid, line_taken, drained = self._fetch(m, halted)
 
         # ---- retirement ---------------------------------------------------------------------
         retired = [Signal(16, name=f"retired_{q.name.lower()}") for q in Queue]
@@ -113,7 +128,6 @@ class Dispatch(wiring.Component):
 
         # ---- hand out lines -------------------------------------------------------------------
         second = Signal()  # the first half of a COMPUTE is in its slot
-        opcode = line[:4]
         with m.If(halted):  # lines behind HALT are dropped
             m.d.comb += line_taken.eq(line_valid)
         with m.Elif(line_valid & (self.error == ErrorCode.NONE)):
@@ -126,29 +140,18 @@ class Dispatch(wiring.Component):
                     second.eq(0),
                 ]
             with m.Else():
-                with m.Switch(opcode):
-                    with m.Case(Opcode.HALT):
-                        m.d.comb += line_taken.eq(1)
-                        m.d.sync += halted.eq(1)
-                    with m.Case(
-                        Opcode.LOAD_WEIGHTS,
-                        Opcode.LOAD_PARAMETERS,
-                        Opcode.LOAD_STEPS,
-                        Opcode.LOAD_ACTIVATIONS,
-                        Opcode.LOAD_TABLE,
-                    ):
-                        self._fill(m, Queue.LOAD, slots, free, issue, line, line_taken)
-                    with m.Case(Opcode.STORE_ACTIVATIONS):
-                        self._fill(m, Queue.STORE, slots, free, issue, line, line_taken)
-                    with m.Case(Opcode.COMPUTE):
-                        with m.If(free[Queue.COMPUTE]):
-                            m.d.comb += line_taken.eq(1)
-                            m.d.sync += [
-                                slots[Queue.COMPUTE][:LINE_BITS].eq(line),
-                                second.eq(1),
-                            ]
-                    with m.Default():
-                        m.d.sync += self.error.eq(ErrorCode.ILLEGAL_OPCODE)
+                with m.If(kind.halt):
+                    m.d.comb += line_taken.eq(1)
+                    m.d.sync += halted.eq(1)
+                with m.If(kind.load):
+                    self._fill(m, Queue.LOAD, slots, free, issue, line, line_taken)
+                with m.If(kind.store):
+                    self._fill(m, Queue.STORE, slots, free, issue, line, line_taken)
+                with m.If(kind.compute & free[Queue.COMPUTE]):
+                    m.d.comb += line_taken.eq(1)
+                    m.d.sync += [slots[Queue.COMPUTE][:LINE_BITS].eq(line), second.eq(1)]
+                with m.If(~kind.as_value().any()):
+                    m.d.sync += self.error.eq(ErrorCode.ILLEGAL_OPCODE)
         m.d.comb += self.finished.eq(halted & drained & ~pending & ~self.slot_full.any())
         with m.If(self.start):
             m.d.sync += [halted.eq(0), self.dispatched.eq(0)]
@@ -160,9 +163,9 @@ class Dispatch(wiring.Component):
             m.d.comb += [line_taken.eq(1), issue[queue].eq(1)]
             m.d.sync += [slots[queue].eq(line), self.slot_full[queue].eq(1)]
 
-    def _fetch(self, m: Module, halted: Signal) -> tuple[Signal, Signal, Signal, Signal]:
-        """Ask for the program ahead of need and assemble lines; returns line, valid, taken (for
-        the caller to drive) and whether nothing asked for is left."""
+    def _fetch(self, m: Module, halted: Signal) -> tuple[Signal, data.View, Signal, Signal, Signal]:
+        """Ask for the program ahead of need and assemble lines; returns line, what it is, valid,
+        taken (for the caller to drive) and whether nothing asked for is left."""
         beat_bits = self._config.data_bits
         depth = PREFETCH_BYTES * 8 // beat_bits
         beats_a_line = LINE_BITS // beat_bits
@@ -214,8 +217,14 @@ class Dispatch(wiring.Component):
             prefetch.r_en.eq(~line_valid | line_taken),
             popped.eq(prefetch.r_en & prefetch.r_rdy),
         ]
+        kind = Signal(_KIND_LAYOUT, reset_less=True)
+        shifted = Cat(line[beat_bits:], prefetch.r_data)
         with m.If(popped):
-            m.d.sync += line.eq(Cat(line[beat_bits:], prefetch.r_data))
+            m.d.sync += [line.eq(shifted), kind.as_value().eq(0)]
+            with m.Switch(shifted[:4]):
+                for name, opcodes in _KINDS.items():
+                    with m.Case(*opcodes):
+                        m.d.sync += kind[name].eq(1)
         with m.If(line_taken):
             m.d.sync += count.eq(popped)
         with m.Elif(popped):
@@ -224,7 +233,7 @@ class Dispatch(wiring.Component):
 
         drained = Signal()
         m.d.comb += drained.eq((space == depth) & (count == 0))
-        return line, line_valid, line_taken, drained
+        return line, kind, line_valid, line_taken, drained
 
 
 def _header_layout() -> data.StructLayout:

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 class Fifo(wiring.Component):
     """First in, first out, in distributed RAM.
 
-    Whether it gives and takes depends on registers only, so a queue also cuts the ready path
+    Whether it gives and takes is in a register each, so a queue also cuts the ready path
     between two units. A payload can leave in the cycle after it entered, and a full queue takes
     nothing in the cycle in which it gives. `depth` is a power of two.
 
@@ -36,22 +36,32 @@ class Fifo(wiring.Component):
         m.submodules.storage = storage
         write = storage.write_port()
         read = storage.read_port(domain="comb")
-        # One bit more than an address: equal means empty, different in that bit alone full.
-        head = Signal(range(2 * self.depth))
+        head = Signal(range(self.depth))
         tail = Signal.like(head)
+        count = Signal(range(self.depth + 1))
+        full = Signal()
+        pop = Signal()
         m.d.comb += [
-            self.sink.ready.eq((head ^ tail) != self.depth),
-            self.source.valid.eq(head != tail),
+            self.sink.ready.eq(~full),
             self.source.payload.eq(read.data),
             write.data.eq(self.sink.payload),
-            write.addr.eq(tail[:-1]),
-            read.addr.eq(head[:-1]),
-            write.en.eq(self.sink.valid & self.sink.ready),
+            write.addr.eq(tail),
+            read.addr.eq(head),
+            write.en.eq(self.sink.valid & ~full),
+            pop.eq(self.source.valid & self.source.ready),
         ]
         with m.If(write.en):
             m.d.sync += tail.eq(tail + 1)
-        with m.If(self.source.valid & self.source.ready):
+        with m.If(pop):
             m.d.sync += head.eq(head + 1)
+        with m.If(write.en & ~pop):
+            m.d.sync += [
+                count.eq(count + 1),
+                self.source.valid.eq(1),
+                full.eq(count == self.depth - 1),
+            ]
+        with m.Elif(pop & ~write.en):
+            m.d.sync += [count.eq(count - 1), self.source.valid.eq(count != 1), full.eq(0)]
         return m
 
 

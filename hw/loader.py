@@ -98,6 +98,7 @@ class Loader(wiring.Component):
         task = tasks.source.payload
         working, start, done, mismatch = Signal(), Signal(), Signal(), Signal()
         kind = Signal(2, reset_less=True)
+        is_table = Signal(reset_less=True)
         is_pixels = task.kind == LoadKind.ACTIVATIONS
         m.d.comb += [
             start.eq(tasks.source.valid & ~working & ~failed),
@@ -105,7 +106,7 @@ class Loader(wiring.Component):
             tasks.source.ready.eq(done),
             words.start.eq(start & ~is_pixels),
             words.kind.eq(kind),
-            words.is_table.eq(task.geometry.table),
+            words.is_table.eq(is_table),
             words.destination.eq(task.geometry.destination),
             words.given.eq(extractor.given),
             words.load_ready.eq(self.load_ready),
@@ -122,7 +123,11 @@ class Loader(wiring.Component):
         with m.If(start | done):
             m.d.sync += working.eq(start)
         with m.If(start):
-            m.d.sync += [self.busy_activations.eq(is_pixels), kind.eq(task.kind)]
+            m.d.sync += [
+                self.busy_activations.eq(is_pixels),
+                kind.eq(task.kind),
+                is_table.eq(task.geometry.table),
+            ]
         m.d.sync += mismatch.eq(pixels.mismatch)
         with m.If(~self.error.valid & (illegal | mismatch)):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
@@ -143,7 +148,10 @@ class Loader(wiring.Component):
         is_table = Signal()
         size = Signal(27, reset_less=True)
         geometry = Signal(geometry_layout(config), reset_less=True)
-        bad = Signal(reset_less=True)
+        bad_pixels = Signal(reset_less=True)
+        bad_count = Signal(reset_less=True)
+        bad_range = Signal(reset_less=True)
+        bad = Signal()
 
         # Destinations and counts of all but activations; memory words and bytes of one count. A
         # table goes as STEPS, whose fields are 0 in it.
@@ -187,18 +195,15 @@ class Loader(wiring.Component):
             tasks.sink.valid.eq(leave),
             tasks.sink.payload.kind.eq(kind),
             tasks.sink.payload.geometry.eq(geometry),
+            bad.eq(Mux(is_pixels, bad_pixels, bad_count | bad_range)),
             illegal.eq(decoded & bad),
         ]
         m.d.sync += [
             size.eq(run),
             geometry.eq(decode_geometry(config, pixels, folds=True)),
-            bad.eq(
-                Mux(
-                    is_pixels,
-                    illegal_geometry(config, pixels, folds=True),
-                    ((count == 0) & ~is_table) | (destination + units > depth),
-                )
-            ),
+            bad_pixels.eq(illegal_geometry(config, pixels, folds=True)),
+            bad_count.eq((count == 0) & ~is_table),
+            bad_range.eq(destination + units > depth),
             decoded.eq(taken & ~leave),
         ]
         with m.If(~is_pixels):

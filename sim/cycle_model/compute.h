@@ -38,7 +38,8 @@ class ComputeUnit {
     // `empty`: the collector's.
     void evaluate(bool empty) {
         go_ = output_now_ = residual_read_ = load_valid_ = false;
-        if (state_ == State::kConstants) load_valid_ = empty;
+        if (state_ == State::kConstants) load_valid_ = was_empty_;
+        was_empty_ = empty;
         if (state_ != State::kRun || !fetch_.valid()) return;
         const StepEntry& entry = fetch_.entry();
         entry_end_ = repeat_ == entry.repeat;
@@ -242,7 +243,7 @@ class ComputeUnit {
     int emitted_ = 0;  // outputs of this pixel so far
     uint64_t recent_ = 0;  // bit i: an output was issued i + 1 cycles ago
     const uint64_t apart_;  // where an output with a residual must not follow
-    bool residual_pending_ = false, illegal_ = false;
+    bool residual_pending_ = false, illegal_ = false, was_empty_ = false;
     int parameters_left_ = 0, settle_ = 0;
     int since_ = kLongSince;  // one more than the cycles since the last step
     BankRead reads_[2];
