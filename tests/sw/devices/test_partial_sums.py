@@ -112,7 +112,7 @@ def test_a_pass_waits_for_the_sums_it_continues(layer):
     """Where the first ones may still be under way; not where many steps lie between."""
     unordered = altered(layer.binary(True), {"wait_compute": 0})
     assert (run(unordered, layer.codes) == layer.golden()).all()
-    small = random_split_layer(preset("n4"), 3)
+    small = random_split_layer(preset("n4"), 4)
     with pytest.raises(DeviceError, match="does not wait"):
         run(altered(small.binary(True), {"wait_compute": 0}), small.codes)
 
