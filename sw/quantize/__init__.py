@@ -1,7 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Post-training quantization of `torch.export` programs."""
+"""Quantization of `torch.export` programs."""
 
 from .calibration import ActivationRanges, calibrate
+from .parameters import ActivationParameters, QuantizationParameters
 from .post_training import layer_names, quantize
+from .write import write_program
 
-__all__ = ["ActivationRanges", "calibrate", "layer_names", "quantize"]
+__all__ = [
+    "ActivationParameters",
+    "ActivationRanges",
+    "QuantizationParameters",
+    "calibrate",
+    "layer_names",
+    "quantize",
+    "write_program",
+]

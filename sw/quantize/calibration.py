@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from ..errors import DataError
+from .parameters import ActivationParameters
 from .points import activation_points, folded_module, shared_ranges, single_input
 
 Progress = Callable[[int, int], None]
@@ -59,12 +60,12 @@ class ActivationRanges:
 
     ranges: Mapping[str, tuple[float, float]]
 
-    def parameters(self, name: str) -> tuple[float, int]:
-        """(scale, zero-point) of asymmetric uint8 codes; the range is widened to hold 0."""
+    def parameters(self, name: str) -> ActivationParameters:
+        """Asymmetric uint8 codes; the range is widened to hold 0."""
         low, high = self.ranges[name]
         low, high = min(low, 0.0), max(high, 0.0)
         scale = float(np.float32((high - low) / 255)) or float(np.float32(1 / 255))
-        return scale, int(np.clip(np.rint(-low / scale), 0, 255))
+        return ActivationParameters(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
 
 
 def calibrate(

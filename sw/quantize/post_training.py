@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hybrid asymmetric post-training quantization, on torchao's PT2E.
+"""Hybrid asymmetric post-training quantization.
 
 Weights are symmetric with a scale for each output channel, activations asymmetric uint8 with one
-scale a tensor (Wei, Ma, Yang, Yao, Appl. Sci. 2024, 14(17), 7445, Eq. 1-6). The result is an
-ordinary PT2E program: PyTorch runs it, and widths stand in its operators as limits of the codes.
+scale a tensor (Wei, Ma, Yang, Yao, Appl. Sci. 2024, 14(17), 7445, Eq. 1-6).
 """
 
 from __future__ import annotations
@@ -11,21 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
-from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule
+from torch.export import ExportedProgram
 
 from ..errors import DataError
 from ..frontend.program import TRANSPOSED, layer_names, weighted_layers
 from .calibration import ActivationRanges, Progress, calibrate, check_images
-from .points import (
-    activation_points,
-    check_float,
-    example_input,
-    load_torchao,
-    single_input,
-)
-from .weights import WIDTHS, channel_scales, code_limits
+from .parameters import QuantizationParameters, check_width
+from .points import activation_points, check_float, folded_module
+from .weights import channel_scales
+from .write import attribute, write_program
 
 __all__ = ["layer_names", "quantize"]
 
@@ -53,16 +46,23 @@ def quantize(
         ranges = calibrate(program, x, method=method, progress=progress)
     else:
         check_images(program, x[:1])
-    load_torchao()
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    return write_program(program, choose_parameters(program, bits, ranges))
 
-    example = example_input(program)
-    module = program.module(check_guards=False)
-    prepared = prepare_pt2e(module, _quantizer(bits, ranges))
-    with torch.no_grad():
-        prepared(example)
-    converted = convert_pt2e(prepared)
-    return torch.export.export(converted, (example,), dynamic_shapes=_dynamic(program))
+
+def choose_parameters(
+    program: ExportedProgram, bits: Mapping[str, int], ranges: ActivationRanges
+) -> QuantizationParameters:
+    """The record of widths and ranges: scales of least squared error for the folded weights."""
+    module = folded_module(program)
+    scales = {}
+    for node, name in weighted_layers(module.graph.nodes).items():
+        weight = attribute(module, node.args[1])
+        if weight is None:
+            raise DataError(f"layer {name!r}: its weights are no constants of the program")
+        axis = int(node.target in TRANSPOSED)
+        scales[name] = channel_scales(weight.transpose(0, axis), bits[name]).numpy()
+    activations = {node.name: ranges.parameters(node.name) for node in activation_points(module)}
+    return QuantizationParameters(activations, dict(bits), scales)
 
 
 def _widths(program: ExportedProgram, weights: int | Mapping[str, int]) -> dict[str, int]:
@@ -75,91 +75,5 @@ def _widths(program: ExportedProgram, weights: int | Mapping[str, int]) -> dict[
     else:
         bits = dict.fromkeys(names, weights)
     for name, width in bits.items():
-        if width not in WIDTHS:
-            raise DataError(f"layer {name!r}: weights must have 2 to 8 bits, not {width!r}")
+        check_width(name, width)
     return bits
-
-
-def _dynamic(program: ExportedProgram) -> tuple[dict[int, object] | None] | None:
-    sizes = single_input(program).meta["val"].shape
-    dynamic: dict[int, object] = {
-        i: Dim.AUTO for i, size in enumerate(sizes) if not isinstance(size, int)
-    }
-    return (dynamic,) if dynamic else None
-
-
-def _quantizer(bits: Mapping[str, int], ranges: ActivationRanges) -> object:
-    """A PT2E quantizer whose observers hold parameters decided beforehand."""
-    from torchao.quantization.pt2e.observer import ObserverBase
-    from torchao.quantization.pt2e.quantizer import (
-        QuantizationAnnotation,
-        QuantizationSpec,
-        Quantizer,
-    )
-
-    class Activation(ObserverBase):
-        qscheme = torch.per_tensor_affine
-        quant_min, quant_max, eps, ch_axis = 0, 255, 2**-40, -1
-
-        def __init__(self, scale: float, zero_point: int, **kwargs: object) -> None:
-            super().__init__(dtype=torch.uint8)
-            self.scale, self.zero_point = scale, zero_point
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-        def calculate_qparams(self, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
-            return torch.tensor([self.scale]), torch.tensor([self.zero_point])
-
-    class Weights(ObserverBase):
-        qscheme = torch.per_channel_symmetric
-        eps, ch_axis = 2**-40, 0
-
-        def __init__(self, width: int, axis: int, **kwargs: object) -> None:
-            super().__init__(dtype=torch.int8)
-            self.width, self.ch_axis = width, axis
-            self.quant_min, self.quant_max = code_limits(width)
-            self.scales = torch.ones(1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.scales = channel_scales(x.transpose(0, self.ch_axis), self.width)
-            return x
-
-        def calculate_qparams(self, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.scales, torch.zeros(len(self.scales), dtype=torch.int64)
-
-    class HybridAsymmetric(Quantizer):
-        def annotate(self, model: GraphModule) -> GraphModule:
-            names = weighted_layers(model.graph.nodes)
-            outputs = {node: None for node in activation_points(model)}
-            for node in model.graph.nodes:
-                inputs = {}
-                if node in names:
-                    width = bits[names[node]]
-                    low, high = code_limits(width)
-                    axis = int(node.target in TRANSPOSED)
-                    inputs[node.args[1]] = QuantizationSpec(
-                        dtype=torch.int8, quant_min=low, quant_max=high,
-                        qscheme=torch.per_channel_symmetric, ch_axis=axis,
-                        observer_or_fake_quant_ctr=Weights.with_args(width=width, axis=axis),
-                    )  # fmt: skip
-                output = None
-                if node in outputs:
-                    scale, zero_point = ranges.parameters(node.name)
-                    output = QuantizationSpec(
-                        dtype=torch.uint8, quant_min=0, quant_max=255,
-                        qscheme=torch.per_tensor_affine,
-                        observer_or_fake_quant_ctr=Activation.with_args(
-                            scale=scale, zero_point=zero_point
-                        ),
-                    )  # fmt: skip
-                if inputs or output:
-                    node.meta["quantization_annotation"] = QuantizationAnnotation(
-                        input_qspec_map=inputs, output_qspec=output, _annotated=True
-                    )
-            return model
-
-        def validate(self, model: GraphModule) -> None:
-            return None
-
-    return HybridAsymmetric()
