@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from .errors import DataError, FrontendError
 from .files import replacing
+from .frontend.program import HOST
 
 EXPORT_FAILURES = (
     AssertionError,
@@ -50,8 +51,11 @@ def save_program(program: ExportedProgram, path: Path) -> None:
         torch.export.save(program, temporary)
 
 
-def run_program(program: ExportedProgram, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The program's output, (images, ...), for inputs `x`, (images, ...).
+def run_program(
+    program: ExportedProgram, x: NDArray[np.float32], *, logits: bool = False
+) -> NDArray[np.float32]:
+    """The program's output, (images, ...), for inputs `x`, (images, ...); with `logits` what a
+    softmax, log_softmax or argmax at its end is given, as integer graphs end there.
 
     Programs exported for a fixed batch run in batches of that size, the last one filled up.
     Raises `DataError` for inputs of another shape.
@@ -65,7 +69,7 @@ def run_program(program: ExportedProgram, x: NDArray[np.float32]) -> NDArray[np.
         raise DataError(f"the network takes inputs ({expected}), not {x.shape}")
     fixed = shape[0] if isinstance(shape[0], int) else None
     size = fixed or min(BATCH, len(x))
-    module = program.module()
+    module = _without_host(program) if logits else program.module()
     results = []
     with torch.no_grad():
         for start in range(0, len(x), size):
@@ -73,6 +77,18 @@ def run_program(program: ExportedProgram, x: NDArray[np.float32]) -> NDArray[np.
             filled = np.resize(batch, (size, *x.shape[1:])) if fixed else batch
             results.append(module(torch.from_numpy(filled)).numpy()[: len(batch)])
     return np.concatenate(results)
+
+
+def _without_host(program: ExportedProgram) -> torch.fx.GraphModule:
+    """The program as a module whose outputs are what its last host operators read."""
+    module = program.module(check_guards=False)
+    for output in module.graph.find_nodes(op="output"):
+        for source in output.all_input_nodes:
+            if source.target in HOST:
+                output.replace_input_with(source, source.all_input_nodes[0])
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
 
 
 def _input_shape(program: ExportedProgram) -> list[int | torch.SymInt]:

@@ -32,8 +32,9 @@ from ..graph.ir import Graph
 from ..programs import run_program
 from ..quantize import calibrate, layer_names, quantize
 from .latency import LatencyTable, Measurement, measure
-from .sensitivity import Progress, outputs, sensitivities
-from .solver import Choice, fastest, solve
+from .problem import Choice, Problem, Progress
+from .sensitivity import METHODS, Context, outputs
+from .solvers import cheapest, integer_program
 
 RANKING_IMAGES = 512
 """Images that calibrate and rank, at most: more change the ranking no further."""
@@ -158,9 +159,9 @@ def search(
     uniform8 = uniform[8].cycles
     budget = budget_cycles or int((budget_ratio or 1.0) * uniform8)
 
-    codes = _encode_inputs(graphs[8], ranking.x)
+    context = Context.of(program, graphs, ranking.x, ranking.y, seed=seed, progress=progress)
     _encode_inputs(graphs[8], scoring.x[:1])  # unsuitable images are refused before the work
-    losses = sensitivities(graphs, codes, run_program(program, ranking.x), progress)
+    losses = METHODS["kl"](context)
     choice, best = _solve_and_correct(losses, table, budget, uniform[8], evaluate, progress)
 
     progress("scoring")
@@ -190,6 +191,9 @@ def _solve_and_correct(
     if uniform8.cycles <= budget:  # nothing loses less
         return widest, uniform8
 
+    def problem(room: int) -> Problem:
+        return Problem(losses, {"cycles": table.cycles}, {"cycles": room}, excluded=tuple(seen))
+
     def loss(choice: Choice) -> float:
         return sum(losses[name][width] for name, width in choice.items())
 
@@ -199,11 +203,11 @@ def _solve_and_correct(
     difference = 0
     while len(seen) <= MAX_CANDIDATES:
         room = budget - table.fixed - difference
-        choice = solve(losses, table.cycles, room, excluded=seen)
+        choice = integer_program(problem(room))
         if best is not None and (choice is None or loss(choice) >= loss(best[0])):
             break
         if choice is None or len(seen) == MAX_CANDIDATES:
-            choice = fastest(losses, table.cycles)
+            choice = cheapest(problem(room), "cycles")
             if choice in seen:
                 break
         bits = " ".join(str(width) for width in choice.values())

@@ -4,7 +4,8 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitloop.search.solver import fastest, solve
+from bitloop.search.problem import Problem
+from bitloop.search.solvers import cheapest, integer_program
 
 WIDTHS = (8, 4, 2)
 
@@ -19,6 +20,11 @@ def problems(draw):
 
 def total(table, choice):
     return sum(table[name][width] for name, width in choice.items())
+
+
+def solve(losses, cycles, budget, excluded=()):
+    problem = Problem(losses, {"cycles": cycles}, {"cycles": budget}, excluded=tuple(excluded))
+    return integer_program(problem)
 
 
 def every_choice(losses):
@@ -56,9 +62,9 @@ def test_excluded_choices_come_out_in_order_of_loss(problem):
 
 
 @given(problems())
-def test_fastest_has_the_least_cycles_of_all_choices(problem):
+def test_cheapest_has_the_least_cycles_of_all_choices(problem):
     losses, cycles = problem
-    choice = fastest(losses, cycles)
+    choice = cheapest(Problem(losses, {"cycles": cycles}, {}), "cycles")
     assert total(cycles, choice) == min(total(cycles, c) for c in every_choice(losses))
 
 

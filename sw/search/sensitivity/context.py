@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sensitivities are computed from, and what each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from ...codes import encode
+from ...errors import SearchError
+from ...graph.ir import Graph
+from ...programs import run_program
+from ..problem import Losses, Progress
+from .evaluation import weighted
+
+IMAGES = 256
+"""Images that rank, at most: more change the ranking no further."""
+
+
+def quiet(message: str) -> None:
+    """Shows no progress."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """One network and the images that it is ranked on."""
+
+    program: ExportedProgram
+    """The float network."""
+    graphs: Mapping[int, Graph]
+    """It quantized uniformly, by width, over the same activation ranges (see `mix`)."""
+    x: NDArray[np.float32]
+    """Images, (images, ...), as the float network takes them."""
+    codes: Mapping[str, NDArray[np.uint8]]
+    """The same as inputs of the graphs."""
+    reference: NDArray[np.float32]
+    """What the float network makes of them, (images, ...), before softmax or argmax: what the
+    graphs' outputs stand for."""
+    labels: NDArray[np.int64] | None = None
+    """Classes, (images,)."""
+    seed: int = 0
+    progress: Progress = quiet
+
+    @classmethod
+    def of(
+        cls,
+        program: ExportedProgram,
+        graphs: Mapping[int, Graph],
+        x: NDArray[np.float32],
+        labels: NDArray[np.int64] | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress = quiet,
+    ) -> Context:
+        """Encodes `x` and runs the float network on it. Raises `SearchError` for networks of
+        several inputs or outputs, `DataError` for images of another shape."""
+        widest = graphs[max(graphs)]
+        if len(widest.inputs) != 1 or len(widest.outputs) != 1:
+            raise SearchError(
+                f"the search takes networks of one input and one output, not "
+                f"{len(widest.inputs)} and {len(widest.outputs)}"
+            )
+        codes = {widest.inputs[0]: encode(widest.tensors[widest.inputs[0]], x)}
+        reference = run_program(program, x, logits=True)
+        return cls(program, graphs, x, codes, reference, labels, seed, progress)
+
+    @property
+    def widest(self) -> int:
+        return max(self.graphs)
+
+    @property
+    def narrower(self) -> tuple[int, ...]:
+        """All widths but the widest, in falling order."""
+        return tuple(sorted(self.graphs, reverse=True)[1:])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers with a width to choose, in execution order."""
+        return tuple(node.name for node in weighted(self.graphs[self.widest]))
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A method that says what each layer loses at each width. Called, it gives losses by layer and
+    width: 0 at the widest, never smaller for a narrower width, of every layer of the context.
+
+    Losses of one method add up and compare with one another; they have its own unit.
+    """
+
+    name: str
+    summary: str
+    """One line, for lists."""
+    measure: Callable[[Context], Mapping[str, Mapping[int, float]]]
+    """By layer, the loss of narrower widths over the widest's, noise and all."""
+    needs_labels: bool = False
+
+    def __call__(self, context: Context) -> Losses:
+        """Raises `SearchError` where labels are missing that the method needs."""
+        if self.needs_labels and context.labels is None:
+            raise SearchError(f"sensitivity {self.name!r} needs labels: give data with y")
+        found = self.measure(context)
+        return {layer: monotone({**found[layer], context.widest: 0.0}) for layer in context.layers}
+
+
+def monotone(losses: Mapping[int, float]) -> dict[int, float]:
+    """The losses by width, raised where a narrower width seems to lose less than a wider one:
+    that is noise of a finite data set, and a solver would pay accuracy for it."""
+    result: dict[int, float] = {}
+    worst = 0.0
+    for width in sorted(losses, reverse=True):
+        worst = max(worst, losses[width])
+        result[width] = worst
+    return result

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Solvers of the bit-width problem, behind one interface."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..problem import Choice, Problem
+from .integer_program import integer_program
+from .pareto import cheapest, front, pareto
+
+__all__ = ["SOLVERS", "Solver", "cheapest", "front", "integer_program", "pareto"]
+
+
+class Solver(Protocol):
+    def __call__(self, problem: Problem, *, seed: int = 0) -> Choice | None:
+        """A choice that is an answer (`Problem.meets`), None where none was found. The same seed
+        gives the same answer."""
+
+
+SOLVERS: dict[str, Solver] = {"integer-program": integer_program}
+"""By the name that the command line and reports use."""
