@@ -33,3 +33,7 @@ class DeviceError(BitloopError):
 
 class SearchError(BitloopError):
     """No bit-widths meet the budget, or the budget makes no sense."""
+
+
+class StoreError(BitloopError):
+    """The measurement store cannot be read or written, or what it holds is damaged."""
