@@ -48,7 +48,7 @@ class ModelDevice:
         self.binary: Binary | None = None
         self._progress = progress
         self._cycle_limit = cycle_limit
-        self._outstanding = outstanding
+        self.outstanding = outstanding
         self._record = record
         self._handle: int | None = None
         self._reference: ReferenceDevice | None = None
@@ -56,7 +56,7 @@ class ModelDevice:
     def load(self, binary: Binary) -> None:
         """As `Device.load`."""
         binary.check_config(self.config)
-        check_memory(self.config, self.memory, self._outstanding)
+        check_memory(self.config, self.memory, self.outstanding)
         self.close()
         values = parameters(self.config)
         self._library = open_library(build_library(tuple(values), self._progress))
@@ -67,7 +67,7 @@ class ModelDevice:
             memory_map.end - MEMORY_BASE,
             self.memory.latency,
             self.memory.bytes_per_cycle,
-            self._outstanding,
+            self.outstanding,
         )
         if not self._handle:
             raise DeviceError(f"cannot allocate {memory_map.end - MEMORY_BASE} bytes of memory")
