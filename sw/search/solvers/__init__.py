@@ -6,8 +6,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..problem import Choice, Problem
+from .constrained_policy import constrained_policy
+from .evolutionary import evolutionary
+from .greedy import greedy
 from .integer_program import integer_program
 from .pareto import cheapest, front, pareto
+from .random_draws import random_draws
 
 __all__ = ["SOLVERS", "Solver", "cheapest", "front", "integer_program", "pareto"]
 
@@ -18,5 +22,11 @@ class Solver(Protocol):
         gives the same answer."""
 
 
-SOLVERS: dict[str, Solver] = {"integer-program": integer_program}
+SOLVERS: dict[str, Solver] = {
+    "integer-program": integer_program,
+    "greedy": greedy,
+    "evolutionary": evolutionary,
+    "constrained-policy": constrained_policy,
+    "random": random_draws,
+}
 """By the name that the command line and reports use."""
