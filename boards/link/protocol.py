@@ -34,8 +34,8 @@ DELIMITER = b"\0"
 BAUD = 3_000_000
 
 HEADER_FIELDS = {"sequence": 1, "code": 1, "length": 2, "argument": 4}
-"""Bytes of each field. `code`: a `Command`, or an `Answer`. `length`: bytes to read or write, and of
-the payload in a response. `argument`: an address, or what SYNC is to echo; an answer repeats it."""
+"""Bytes of each field. `code`: a `Command`, or an `Answer`. `length`: bytes to read or write; in a
+response, of the payload. `argument`: an address, or what SYNC is to echo; an answer repeats it."""
 HEADER_BYTES = sum(HEADER_FIELDS.values())
 CRC_BYTES = 4
 FRAME_BYTES = HEADER_BYTES + PAYLOAD_BYTES + CRC_BYTES

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The board's end of the link: frames in, transfers on two buses, frames out."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import fifo, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from bitloop.hw.axi import axi_lite_signature, axi_read_signature, axi_write_signature
+from bitloop.hw.registers import ADDRESS_BITS as REGISTER_ADDRESS_BITS
+
+from .access import Access
+from .protocol import (
+    HEADER_BYTES,
+    PAYLOAD_BYTES,
+    REGISTER_BYTES,
+    SEQUENCES,
+    STATUS_BYTES,
+    STATUS_FIELDS,
+    WINDOW,
+    Answer,
+    Command,
+    Description,
+)
+from .receiver import FRAME_ADDRESS_BITS, Receiver
+from .sender import Sender
+from .uart import Uart, divisor
+
+FIFO_BYTES = 1024
+"""Between line and link, each way. Must hold `WINDOW` requests without payload; one block RAM."""
+TIMEOUT_CYCLES = 65536
+"""A register or memory port that takes longer for one transfer is reported and not waited for."""
+CYCLE_BITS = 48
+
+
+class Link(wiring.Component):
+    """Answers the requests of `protocol`, one at a time; frame, parser and buses are busy for
+    about 5 (writes) to 7 + memory latency / 4 (reads) cycles a byte of payload, hidden behind the
+    line where a byte takes longer.
+
+    Whatever comes, it answers the next good frame: bytes are taken always, an end of frame starts
+    afresh, and no bus is waited for longer than `timeout_cycles`.
+
+    Members
+    -------
+    rx : stream of bytes from the host, in; what finds the queue of `FIFO_BYTES` full waits
+    tx : stream of bytes to the host, out
+    registers : `axi_lite_signature`, out: master of the core's registers
+    memory_write : `axi_write_signature(data_bits)`, out; single beats, whole words or by strobe
+    memory_read : `axi_read_signature(data_bits)`, out; single beats of whole words
+    accepted : out, pulse: a request has come that is carried out
+    """
+
+    def __init__(
+        self, description: Description, data_bits: int, timeout_cycles: int = TIMEOUT_CYCLES
+    ) -> None:
+        """`data_bits`: width of the memory bus. Addresses beyond the memory that `description`
+        tells of go onto the bus all the same; who answers there answers with an error."""
+        self.description = description
+        self.data_bits = data_bits
+        self.timeout_cycles = timeout_cycles
+        super().__init__(
+            {
+                "rx": In(stream.Signature(8)),
+                "tx": Out(stream.Signature(8)),
+                "registers": Out(axi_lite_signature()),
+                "memory_write": Out(axi_write_signature(data_bits)),
+                "memory_read": Out(axi_read_signature(data_bits)),
+                "accepted": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.received = received = fifo.SyncFIFOBuffered(width=8, depth=FIFO_BYTES)
+        m.submodules.sending = sending = fifo.SyncFIFOBuffered(width=8, depth=FIFO_BYTES)
+        m.submodules.receiver = receiver = Receiver()
+        m.submodules.sender = sender = Sender()
+        wiring.connect(m, wiring.flipped(self.rx), received.w_stream)
+        wiring.connect(m, received.r_stream, receiver.sink)
+        wiring.connect(m, sender.source, sending.w_stream)
+        wiring.connect(m, sending.r_stream, wiring.flipped(self.tx))
+
+        m.submodules.register_port = register_port = Access(32, lite=True)
+        m.submodules.memory_port = memory_port = Access(self.data_bits, lite=False)
+        for half in (register_port.write, register_port.read):
+            _join(m, half, self.registers)
+        _join(m, memory_port.write, self.memory_write)
+        _join(m, memory_port.read, self.memory_read)
+
+        m.submodules.frame = frame = memory.Memory(shape=8, depth=1 << FRAME_ADDRESS_BITS, init=[])
+        frame_write, frame_read = frame.write_port(), frame.read_port()
+        own = Signal.like(receiver.write)
+        place = Signal(FRAME_ADDRESS_BITS)  # next byte of the payload
+        for write in (receiver.write, own, sender.write):  # never two at a time
+            with m.If(write.enable):
+                m.d.comb += [
+                    frame_write.en.eq(1),
+                    frame_write.addr.eq(write.address),
+                    frame_write.data.eq(write.data),
+                ]
+        m.d.comb += [
+            frame_read.addr.eq(Mux(sender.busy, sender.address, place)),
+            sender.data.eq(frame_read.data),
+        ]
+
+        # ---- what was asked ---------------------------------------------------------------------
+        header = receiver.header
+        expected = Signal(range(SEQUENCES))
+        synchronized = Signal()
+        kept = Signal(range(WINDOW + 1))  # answers that can be given again
+        age = Signal.like(expected)
+        command = Signal(8)
+        on_registers, writes, legal = Signal(), Signal(), Signal()
+        has_length = Signal()
+        m.d.comb += [
+            age.eq(expected - header.sequence),
+            command.eq(header.code),
+            on_registers.eq(
+                (command == Command.READ_REGISTER) | (command == Command.WRITE_REGISTER)
+            ),
+            writes.eq((command == Command.WRITE_REGISTER) | (command == Command.WRITE_MEMORY)),
+            has_length.eq(receiver.size == Mux(writes, header.length, 0)),
+        ]
+        with m.Switch(command):
+            with m.Case(Command.READ_REGISTER, Command.WRITE_REGISTER):
+                m.d.comb += legal.eq(
+                    has_length
+                    & (header.length == REGISTER_BYTES)
+                    & (header.argument[:2] == 0)
+                    & (header.argument[REGISTER_ADDRESS_BITS:] == 0)
+                )
+            with m.Case(Command.READ_MEMORY, Command.WRITE_MEMORY):
+                m.d.comb += legal.eq(
+                    has_length & (header.length != 0) & (header.length <= PAYLOAD_BYTES)
+                )
+            with m.Case(Command.STATUS):
+                m.d.comb += legal.eq(has_length)
+
+        # ---- answers that can be given again -----------------------------------------------------
+        answers = memory.Memory(shape=8 + 32, depth=WINDOW, init=[])
+        m.submodules.answers = answers
+        answer_write, answer_read = answers.write_port(), answers.read_port(domain="comb")
+        answer = Signal(8)
+        fresh = Signal()  # this request was not carried out before
+        lane_bits = (self.data_bits // 8).bit_length() - 1
+        word = Signal(self.data_bits)
+        strobe = Signal(self.data_bits // 8)
+        m.d.comb += [
+            answer_write.addr.eq(header.sequence),
+            answer_read.addr.eq(header.sequence),
+            answer_write.data.eq(Cat(answer, word[:32])),
+        ]
+
+        # ---- counters ----------------------------------------------------------------------------
+        cycles = Signal(CYCLE_BITS)
+        damaged, repeated = Signal(32), Signal(32)
+        widths = {"cycles": cycles, "damaged": damaged, "repeated": repeated}
+        m.d.sync += cycles.eq(cycles + 1)
+        snapshot = Signal(8 * STATUS_BYTES)
+        description = Array(Const(byte, 8) for byte in self.description.encode())
+
+        # ---- carrying it out ---------------------------------------------------------------------
+        cursor = Signal(32)
+        left = Signal(FRAME_ADDRESS_BITS)
+        lane = Signal(lane_bits)
+        last = Signal()  # byte of this beat
+        patience = Signal(range(self.timeout_cycles + 1))
+        fetched = Signal()
+        response_left = Signal(range(HEADER_BYTES + 1))
+        response = Signal(8 * HEADER_BYTES)
+        size = Signal(FRAME_ADDRESS_BITS)  # of the payload of the answer
+        port_busy, port_done = Signal(), Signal()
+        failed = Signal()
+        m.d.comb += [
+            lane.eq(Mux(on_registers, cursor[:2], cursor[:lane_bits])),
+            last.eq((left == 1) | lane.all()),
+            port_busy.eq(Mux(on_registers, register_port.busy, memory_port.busy)),
+            port_done.eq(Mux(on_registers, register_port.done, memory_port.done)),
+            failed.eq(Mux(on_registers, register_port.failed, memory_port.failed)),
+            own.address.eq(place),
+        ]
+        for port in (register_port, memory_port):
+            m.d.comb += [
+                port.writing.eq(writes),
+                port.data.eq(word),
+                port.strobe.eq(strobe),
+                port.address.eq(Cat(Const(0, lane_bits), cursor[lane_bits:])),
+            ]
+        m.d.comb += register_port.address.eq(header.argument)
+
+        with m.FSM():
+            with m.State("LISTEN"):
+                m.d.sync += [
+                    cursor.eq(header.argument),
+                    left.eq(header.length),
+                    size.eq(0),
+                    place.eq(HEADER_BYTES),
+                    fresh.eq(0),
+                    patience.eq(self.timeout_cycles),
+                    strobe.eq(0),
+                ]
+                with m.If(receiver.found):
+                    m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.next = "ANSWER"
+                with m.If(~receiver.good):
+                    m.d.sync += [answer.eq(Answer.DAMAGED), damaged.eq(damaged + 1)]
+                with m.Elif((command == Command.SYNC) & has_length):
+                    m.d.sync += [
+                        expected.eq(header.sequence + 1),
+                        synchronized.eq(1),
+                        kept.eq(0),
+                        left.eq(len(description)),
+                    ]
+                    m.next = "DESCRIBE"
+                with m.Elif(~synchronized):
+                    m.d.sync += answer.eq(Answer.UNSYNCHRONIZED)
+                with m.Elif(age == 0):
+                    m.d.comb += self.accepted.eq(1)
+                    m.d.sync += [fresh.eq(1), expected.eq(expected + 1)]
+                    with m.If(kept != WINDOW):
+                        m.d.sync += kept.eq(kept + 1)
+                    m.next = "BEGIN"
+                with m.Elif(age <= kept):
+                    m.d.sync += repeated.eq(repeated + 1)
+                    m.next = "REPEAT"
+                with m.Else():
+                    m.d.sync += answer.eq(Answer.OUT_OF_ORDER)
+            with m.State("REPEAT"):
+                m.d.sync += Cat(answer, word[:32]).eq(answer_read.data)
+                m.next = "ANSWER"
+                with m.If((command == Command.READ_MEMORY) | (command == Command.STATUS)):
+                    m.next = "BEGIN"
+                with m.Elif(command == Command.READ_REGISTER):
+                    m.next = "AGAIN"
+            with m.State("AGAIN"):
+                m.next = "ANSWER"
+                with m.If(answer == Answer.DONE):
+                    m.next = "UNPACK"
+            with m.State("BEGIN"):
+                m.d.sync += [answer.eq(Answer.DONE), fetched.eq(0)]
+                fields = [_padded(widths[name], 8 * n) for name, n in STATUS_FIELDS.items()]
+                m.d.sync += snapshot.eq(Cat(*fields))
+                with m.If(~legal):
+                    m.d.sync += answer.eq(Answer.REFUSED)
+                    m.next = "ANSWER"
+                with m.Elif(command == Command.STATUS):
+                    m.d.sync += left.eq(STATUS_BYTES)
+                    m.next = "TELL"
+                with m.Elif(writes):
+                    m.next = "GATHER"
+                with m.Else():
+                    m.next = "REQUEST"
+            with m.State("GATHER"):  # bytes of the payload to a word of the bus
+                m.d.sync += fetched.eq(~fetched)
+                with m.If(fetched):
+                    m.d.sync += [
+                        word.word_select(lane, 8).eq(frame_read.data),
+                        strobe.bit_select(lane, 1).eq(1),
+                        place.eq(place + 1),
+                        left.eq(left - 1),
+                    ]
+                    with m.If(last):
+                        m.next = "REQUEST"
+                    with m.Else():
+                        m.d.sync += cursor.eq(cursor + 1)
+            with m.State("REQUEST"):
+                m.d.sync += patience.eq(patience - 1)
+                with m.If(~port_busy):
+                    m.d.comb += [
+                        register_port.start.eq(on_registers),
+                        memory_port.start.eq(~on_registers),
+                    ]
+                    m.next = "WAIT"
+                with m.Elif(patience == 0):
+                    m.d.sync += answer.eq(Answer.TIMEOUT)
+                    m.next = "ANSWER"
+            with m.State("WAIT"):
+                m.d.sync += patience.eq(patience - 1)
+                with m.If(port_done):
+                    m.d.sync += [
+                        patience.eq(self.timeout_cycles),
+                        strobe.eq(0),
+                        fetched.eq(0),
+                    ]
+                    with m.If(failed):
+                        m.d.sync += [answer.eq(Answer.BUS_ERROR), size.eq(0)]
+                        m.next = "ANSWER"
+                    with m.Elif(~writes):
+                        m.d.sync += word.eq(
+                            Mux(on_registers, register_port.result, memory_port.result)
+                        )
+                        m.next = "UNPACK"
+                    with m.Elif(left == 0):
+                        m.next = "ANSWER"
+                    with m.Else():
+                        m.d.sync += cursor.eq(cursor + 1)
+                        m.next = "GATHER"
+                with m.Elif(patience == 0):
+                    m.d.sync += [answer.eq(Answer.TIMEOUT), size.eq(0)]
+                    m.next = "ANSWER"
+            with m.State("UNPACK"):  # a word of the bus to bytes of the payload
+                m.d.comb += [own.enable.eq(1), own.data.eq(word.word_select(lane, 8))]
+                m.d.sync += [
+                    place.eq(place + 1),
+                    left.eq(left - 1),
+                    cursor.eq(cursor + 1),
+                    size.eq(size + 1),
+                ]
+                with m.If(left == 1):
+                    m.next = "ANSWER"
+                with m.Elif(last):
+                    m.next = "REQUEST"
+            with m.State("TELL"):
+                m.d.comb += [own.enable.eq(1), own.data.eq(snapshot[:8])]
+                m.d.sync += [
+                    snapshot.eq(snapshot >> 8),
+                    place.eq(place + 1),
+                    left.eq(left - 1),
+                    size.eq(STATUS_BYTES),
+                ]
+                with m.If(left == 1):
+                    m.next = "ANSWER"
+            with m.State("DESCRIBE"):
+                m.d.comb += [own.enable.eq(1), own.data.eq(description[size])]
+                m.d.sync += [
+                    answer.eq(Answer.DONE),
+                    place.eq(place + 1),
+                    left.eq(left - 1),
+                    size.eq(size + 1),
+                ]
+                with m.If(left == 1):
+                    m.next = "ANSWER"
+            with m.State("ANSWER"):
+                m.d.comb += answer_write.en.eq(fresh)
+                sequence = Mux(
+                    (answer == Answer.DAMAGED) | (answer == Answer.OUT_OF_ORDER),
+                    expected,
+                    header.sequence,
+                )
+                m.d.sync += [
+                    response.eq(Cat(sequence, answer, _padded(size, 16), header.argument)),
+                    response_left.eq(HEADER_BYTES),
+                    place.eq(0),
+                ]
+                m.next = "HEADER"
+            with m.State("HEADER"):
+                m.d.comb += [own.enable.eq(1), own.data.eq(response[:8])]
+                m.d.sync += [
+                    response.eq(response >> 8),
+                    place.eq(place + 1),
+                    response_left.eq(response_left - 1),
+                ]
+                with m.If(response_left == 1):
+                    m.next = "SEND"
+            with m.State("SEND"):
+                m.d.comb += [sender.start.eq(1), sender.size.eq(size + HEADER_BYTES)]
+                m.next = "SENDING"
+            with m.State("SENDING"):
+                with m.If(~sender.busy):
+                    m.d.comb += receiver.proceed.eq(1)
+                    m.next = "RESUME"
+            with m.State("RESUME"):  # the receiver sees `proceed`
+                m.next = "LISTEN"
+        return m
+
+
+class SerialLink(wiring.Component):
+    """A `Link` behind a UART.
+
+    Members
+    -------
+    rx : in, the line from the host
+    tx : out, the line to the host
+    registers, memory_write, memory_read, accepted : as `Link`'s
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        data_bits: int,
+        baud: int,
+        timeout_cycles: int = TIMEOUT_CYCLES,
+    ) -> None:
+        """Raises `ValueError` for a baud rate that the clock cannot make."""
+        self.divisor = divisor(description.clock_hertz, baud)
+        self.link = Link(description, data_bits, timeout_cycles)
+        members = dict(self.link.signature.members.items())
+        super().__init__(members | {"rx": In(1, init=1), "tx": Out(1, init=1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.link = link = self.link
+        m.submodules.uart = uart = Uart(self.divisor)
+        m.d.comb += [
+            uart.rx.eq(self.rx),
+            self.tx.eq(uart.tx),
+            # Nothing on the line waits: what finds the queue full is lost, and sent again.
+            link.rx.valid.eq(uart.received.valid),
+            link.rx.payload.eq(uart.received.payload),
+            self.accepted.eq(link.accepted),
+        ]
+        wiring.connect(m, link.tx, uart.send)
+        for name in ("registers", "memory_write", "memory_read"):
+            wiring.connect(m, getattr(link, name), wiring.flipped(getattr(self, name)))
+        return m
+
+
+def _join(m: Module, inner: object, outer: object) -> None:
+    """Same-sided interfaces, of which `inner` may lack members."""
+    for name, member in inner.signature.members.items():  # type: ignore[attr-defined]
+        ours, theirs = getattr(inner, name), getattr(outer, name)
+        m.d.comb += theirs.eq(ours) if member.flow == Out else ours.eq(theirs)
+
+
+def _padded(value: Signal, width: int) -> object:
+    return Cat(value, Const(0, width - len(value))) if len(value) < width else value[:width]
