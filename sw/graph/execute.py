@@ -3,6 +3,7 @@
 
 Sums of products are matrix multiplications in floating point only where every partial sum is
 proven to be an exactly represented integer: float32 while 255 * sum|w| < 2^24, else float64.
+Large batches go through PyTorch's kernels (`fast.py`), bit for bit alike.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..numerics import add_requantize, requantize
+from . import fast
 from .ir import Add, AvgPool, Concat, Conv, Graph, MaxPool, Node, Reshape, Slice, Table
 from .validate import dilated_size, output_size
 
 Codes = NDArray[np.uint8]
+
+_ADDITION_WORK = 8
+"""Multiply-accumulates that an addition takes as long as."""
 
 _CHUNK_BYTES = 1 << 22
 """Gathered windows multiplied at a time: large enough for BLAS, small enough for the cache."""
@@ -31,6 +36,11 @@ def execute(graph: Graph, inputs: Mapping[str, Codes], *, keep: bool = False) ->
     input, a wrong shape or a wrong type.
     """
     values = _check_inputs(graph, inputs)
+    operations = len(next(iter(values.values()))) * _operations(graph)
+    return fast.by_pieces(lambda piece: _execute(graph, dict(piece), keep), values, operations)
+
+
+def _execute(graph: Graph, values: dict[str, Codes], keep: bool) -> dict[str, Codes]:
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     for i, node in enumerate(graph.nodes):
         values[node.output] = run_node(graph, node, [values[name] for name in node.inputs])
@@ -73,6 +83,8 @@ def run_node(graph: Graph, node: Node, operands: list[Codes]) -> Codes:
     if isinstance(node, Table):
         return node.table[x]
     assert isinstance(node, Add)
+    if fast.worthwhile(_ADDITION_WORK * x.size):
+        return fast.addition(node, x, operands[1])
     return add_requantize(
         x, operands[1], node.multiplier_a, node.multiplier_b, node.constant, node.shift,
         node.low, node.high,
@@ -123,6 +135,15 @@ def _check_inputs(graph: Graph, inputs: Mapping[str, Codes]) -> dict[str, Codes]
     return values
 
 
+def _operations(graph: Graph) -> int:
+    """Multiply-accumulates of an image."""
+    convolutions = (node for node in graph.nodes if isinstance(node, Conv))
+    return sum(
+        graph.tensors[n.output].shape[0] * graph.tensors[n.output].shape[1] * n.weights.size
+        for n in convolutions
+    )
+
+
 def _dilate(x: Codes, dilation: tuple[int, int], code: int) -> Codes:
     """`code` between the pixels, so that they lie `dilation` rows and columns apart."""
     if dilation == (1, 1):
@@ -170,6 +191,18 @@ def _conv(node: Conv, x: Codes, zero_point: int, output_zero_point: int) -> Code
                        node.dilation[0])  # fmt: skip
     columns = output_size(width, node.padding[1], node.padding[3], kernel_w, node.stride[1],
                           node.dilation[1])  # fmt: skip
+    padding = node.padding
+    if fast.worthwhile(x.shape[0] * rows * columns * node.weights.size):
+        if (node.input_dilation, padding[:2]) == ((1, 1), padding[2:]):
+            wide, margin = x, padding[:2]
+        else:
+            wide, margin = (
+                _pad(_dilate(x, node.input_dilation, zero_point), padding, zero_point),
+                (0, 0),
+            )
+        result = fast.convolution(node, wide, margin, zero_point, output_zero_point)
+        if result is not None:
+            return result
     taps = 1 if node.groups == x.shape[3] else kernel_h * kernel_w
     image_bytes = rows * columns * 4 * max(taps * x.shape[3], 2 * out_channels)
     step = max(1, _CHUNK_BYTES // image_bytes)
