@@ -41,7 +41,7 @@ def quantize(
     that are not supported, `DataError` for unsuitable images, widths or layer names.
     """
     check_float(program)
-    bits = _widths(program, weights)
+    bits = layer_widths(program, weights)
     if ranges is None:
         ranges = calibrate(program, x, method=method, progress=progress)
     else:
@@ -65,7 +65,8 @@ def choose_parameters(
     return QuantizationParameters(activations, dict(bits), scales)
 
 
-def _widths(program: ExportedProgram, weights: int | Mapping[str, int]) -> dict[str, int]:
+def layer_widths(program: ExportedProgram, weights: int | Mapping[str, int]) -> dict[str, int]:
+    """Bits of every layer, from bits for all or by name (others have 8). Raises `DataError`."""
     names = layer_names(program)
     if isinstance(weights, Mapping):
         unknown = sorted(set(weights) - set(names))
