@@ -121,10 +121,14 @@ def _exposed(demands: Sequence[Demand], counts: Sequence[int], ring: int) -> flo
         load = streamed * demand.load_cycles * times
         exposed = streamed * max(0, demand.load_cycles - overlap) * times
         if demand.piece_cycles:
-            granules = max(1, ring // 2 // piece)
-            pieces = (count > 0) + ceil(streamed / (granules * demand.granule))
-            use = demand.units * demand.use_cycles * demand.sweeps
-            exposed = max(exposed, load + pieces * demand.piece_cycles - use)
+            most = max(1, ring // 2 // piece) * demand.granule
+            # Each piece has only its own computation to hide what is loaded meanwhile.
+            meanwhile = demand.piece_cycles + most * demand.load_cycles * times
+            use = demand.use_cycles * demand.sweeps
+            pieces = ceil(streamed / most) * max(0, meanwhile - most * use)
+            if count:
+                pieces += max(0, meanwhile - count * use)
+            exposed = max(exposed, pieces)
         total += exposed + 0.05 * load
     return total
 

@@ -93,9 +93,10 @@ class Streams:
         return -(-item.shape[0] // tiling.rows) * -(-item.shape[1] // tiling.columns)
 
     def _use_cycles(self, item: Compiled, part: int) -> int:
-        """Cycles a group's weights are used for; of the first layer 0, since nothing before it
-        hides its loads."""
-        if item is self.items[0] or not item.parts:
+        """Cycles a group's weights are used for; of a first layer of few groups 0, since nothing
+        before it hides its loads."""
+        few = 2 * self.config.groups_per_word
+        if not item.parts or (item is self.items[0] and item.groups <= few):
             return 0
         return item.parts[part].plan.cycles(*item.shape[:2]) // self._sweeps(item)
 

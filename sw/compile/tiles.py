@@ -360,7 +360,11 @@ class Tiler:
             if buffers[1] == 1 and tiles * parts > 1:
                 exposed += moved + tiles * parts * LATENCY
         again = 1 if tiling.pieces_first or job.supply.hold else tiles
-        read += ceil(job.supply.bytes / self.bus) * again
+        weights = ceil(job.supply.bytes / self.bus)
+        read += weights * again
+        if job.supply.hold and not tiling.pieces_first and job.supply.piece < groups:
+            # They take more than half of the RAM, so they do not load beside the layer before.
+            exposed += max(0, weights - compute // tiles)
         return max(compute, read, written) + exposed
 
     def _moved(self, run: int, runs: int) -> int:
