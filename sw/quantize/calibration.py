@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranges of activations from calibration data, and scales from ranges.
 
-A method is a class with `update` (called with every batch of a tensor's real values) and `range`;
-`METHODS` names them. Adding one is adding it there.
+`METHODS` names the methods; adding one is adding it there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,8 +15,17 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from ..errors import DataError
-from .parameters import ActivationParameters
+from .parameters import ActivationParameters, ActivationScheme
 from .points import activation_points, folded_module, shared_ranges, single_input
+from .range_search import ActivationRedistribution, Entropy, KullbackLeibler, MeanSquaredError
+from .ranges import (
+    ExponentialMovingAverage,
+    Histogram,
+    MinMax,
+    Percentile,
+    RangeMethod,
+    Setting,
+)
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -27,31 +34,22 @@ BATCH = 64
 """Images a forward pass, where the program's batch dimension is dynamic."""
 
 
-class RangeMethod(Protocol):
-    """Sees the values of one tensor, then says which range its codes shall span."""
+METHODS: dict[str, Callable[[Setting], RangeMethod]] = {
+    "minmax": MinMax,
+    "ema": ExponentialMovingAverage,
+    "percentile": Percentile,
+    "kl": KullbackLeibler,
+    "mse": MeanSquaredError,
+    "entropy": Entropy,
+    "histogram": Histogram,
+    "redistribution": ActivationRedistribution,
+}
+"""Range methods by the name that `calibrate` and the command line know them by."""
 
-    def update(self, values: torch.Tensor) -> None: ...
+ARGUMENTS = ("ema", "percentile")
+"""Methods that take a number after a colon."""
 
-    def range(self) -> tuple[float, float]: ...
-
-
-class MinMax:
-    """The smallest and the largest value seen."""
-
-    def __init__(self) -> None:
-        self.low = np.inf
-        self.high = -np.inf
-
-    def update(self, values: torch.Tensor) -> None:
-        low, high = torch.aminmax(values)
-        self.low = min(self.low, float(low))
-        self.high = max(self.high, float(high))
-
-    def range(self) -> tuple[float, float]:
-        return self.low, self.high
-
-
-METHODS: dict[str, Callable[[], RangeMethod]] = {"minmax": MinMax}
+UINT8 = ActivationScheme()
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,11 @@ class ActivationRanges:
     """Real range of every activation that is quantized, by node name of the folded program."""
 
     ranges: Mapping[str, tuple[float, float]]
+    scheme: ActivationScheme = UINT8
 
     def parameters(self, name: str) -> ActivationParameters:
-        """Asymmetric uint8 codes; the range is widened to hold 0."""
-        low, high = self.ranges[name]
-        low, high = min(low, 0.0), max(high, 0.0)
-        scale = float(np.float32((high - low) / 255)) or float(np.float32(1 / 255))
-        return ActivationParameters(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
+        """The activation's codes by the scheme; the range is widened to hold 0."""
+        return self.scheme.parameters(*self.ranges[name])
 
 
 def calibrate(
@@ -73,28 +69,29 @@ def calibrate(
     x: np.ndarray,
     *,
     method: str = "minmax",
+    scheme: ActivationScheme = UINT8,
     progress: Progress | None = None,
 ) -> ActivationRanges:
     """Run `program` (float) over `x` and find the range of every activation to be quantized.
 
-    `x`: float32, (images, *input shape without batch), e.g. NCHW. Raises `DataError` for a wrong
-    shape, no images, or values that are not finite.
+    `x`: float32, (images, *input shape without batch), e.g. NCHW. `method`: a name of `METHODS`;
+    `percentile` and `ema` take an argument, as in `percentile:99.9`. `scheme`: the codes that the
+    ranges are for. Raises `DataError` for a wrong shape, no images, values that are not finite or
+    an unknown method.
     """
     x = check_images(program, x)
+    make, setting = _find_method(method, scheme, len(x))
     module = folded_module(program)
-    points = activation_points(module)
-    methods = {node.name: METHODS[method]() for node in points}
+    methods = {node.name: make(setting) for node in activation_points(module)}
+    passes = max(m.passes for m in methods.values())
     collector = _Collector(module, methods)
-    size = single_input(program).meta["val"].shape[0]
-    batch = size if isinstance(size, int) else BATCH
-    with torch.no_grad():
-        for start in range(0, len(x), batch):
-            images = torch.from_numpy(x[start : start + batch])
-            if isinstance(size, int) and len(images) < size:
-                images = images.repeat(-(-size // len(images)), *[1] * (images.ndim - 1))[:size]
-            collector.run(images)
+    for number in range(passes):
+        if number:
+            for observer in methods.values():
+                observer.next_pass()
+        for done in _run_batches(program, collector, x):
             if progress is not None:
-                progress(min(start + batch, len(x)), len(x))
+                progress(-(-(number * len(x) + done) // passes), len(x))
     ranges = {name: method.range() for name, method in methods.items()}
     for name, (low, high) in ranges.items():
         if not (np.isfinite(low) and np.isfinite(high)):
@@ -102,7 +99,41 @@ def calibrate(
     for group in shared_ranges(module):
         joined = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
         ranges.update(dict.fromkeys(group, joined))
-    return ActivationRanges(ranges)
+    return ActivationRanges(ranges, scheme)
+
+
+def _find_method(
+    text: str, scheme: ActivationScheme, images: int
+) -> tuple[Callable[[Setting], RangeMethod], Setting]:
+    """Raises `DataError` for a name that is not in `METHODS` or an argument that is no number."""
+    name, colon, argument = text.partition(":")
+    if name not in METHODS:
+        raise DataError(f"calibration method {name!r} must be one of {', '.join(METHODS)}")
+    if colon and name not in ARGUMENTS:
+        raise DataError(
+            f"calibration: {text!r}: {name} takes no argument; {' and '.join(ARGUMENTS)} do"
+        )
+    try:
+        value = float(argument) if colon else None
+    except ValueError:
+        raise DataError(f"calibration: {text!r}: what follows the colon must be a number") from None
+    return METHODS[name], Setting(scheme, images, value)
+
+
+def _run_batches(
+    program: ExportedProgram, interpreter: Interpreter, x: np.ndarray
+) -> Iterator[int]:
+    """Runs all images; yields how many are done. A program of a fixed batch size is given full
+    batches, images repeated."""
+    size = single_input(program).meta["val"].shape[0]
+    batch = size if isinstance(size, int) else BATCH
+    for start in range(0, len(x), batch):
+        images = torch.from_numpy(x[start : start + batch])
+        if isinstance(size, int) and len(images) < size:
+            images = images.repeat(-(-size // len(images)), *[1] * (images.ndim - 1))[:size]
+        with torch.no_grad():
+            interpreter.run(images)
+        yield min(start + batch, len(x))
 
 
 def check_images(program: ExportedProgram, x: np.ndarray) -> np.ndarray:

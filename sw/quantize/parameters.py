@@ -41,6 +41,11 @@ class ActivationParameters:
                 "be 0 <= low <= zero-point <= high <= 255"
             )
 
+    def quantize(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Codes of real values, as floating-point numbers: round(x / s) + z, ties to even."""
+        codes = np.rint(np.asarray(values, np.float64) / self.scale) + self.zero_point
+        return np.clip(codes, self.low, self.high)
+
     @property
     def range(self) -> tuple[float, float]:
         """Real values of the lowest and the highest code."""
@@ -48,6 +53,46 @@ class ActivationParameters:
             self.scale * (self.low - self.zero_point),
             self.scale * (self.high - self.zero_point),
         )
+
+
+@dataclass(frozen=True)
+class ActivationScheme:
+    """How real ranges become codes: widths below 8 bits use the first 2^bits codes (symmetric: the
+    middle ones), so that software simulates them and the core runs them, no faster."""
+
+    bits: int = 8
+    """2 to 8."""
+    symmetric: bool = False
+    """Zero-point in the middle: codes -(2^(bits-1) - 1)..2^(bits-1) - 1 around 128."""
+    power_of_two: bool = False
+    """Scales are powers of two, the next above what the range needs."""
+
+    def __post_init__(self) -> None:
+        if self.bits not in WIDTHS:
+            raise DataError(f"activations must have 2 to 8 bits, not {self.bits!r}")
+
+    def parameters(self, low: float, high: float) -> ActivationParameters:
+        """Codes for the real range low..high, widened to hold 0 (Wei, Ma, Yang, Yao, Appl. Sci.
+        2024, 14(17), 7445, Eq. 3 and 4; symmetric: Eq. 7).
+
+        s = (high - low) / (2^bits - 1), z = round(-low / s). A range without width has s = 1 over
+        the number of steps.
+        """
+        low, high = min(low, 0.0), max(high, 0.0)
+        steps = (1 << (self.bits - 1)) - 1 if self.symmetric else (1 << self.bits) - 1
+        width = max(-low, high) if self.symmetric else high - low
+        scale = float(np.float32(width / steps)) or float(np.float32(1 / steps))
+        if self.power_of_two:
+            scale = power_of_two_above(scale)
+        if self.symmetric:
+            return ActivationParameters(scale, 128, 128 - steps, 128 + steps)
+        return ActivationParameters(scale, int(np.clip(np.rint(-low / scale), 0, steps)), 0, steps)
+
+
+def power_of_two_above(scale: float) -> float:
+    """The smallest power of two not below `scale`, 2^ceil(log2 scale)."""
+    mantissa, exponent = math.frexp(scale)
+    return math.ldexp(1.0, exponent - (mantissa == 0.5))
 
 
 @dataclass(frozen=True, eq=False)

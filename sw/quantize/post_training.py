@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 
 from ..errors import DataError
 from ..frontend.program import TRANSPOSED, layer_names, weighted_layers
-from .calibration import ActivationRanges, Progress, calibrate, check_images
-from .parameters import QuantizationParameters, check_width
+from .calibration import UINT8, ActivationRanges, Progress, calibrate, check_images
+from .parameters import ActivationScheme, QuantizationParameters, check_width
 from .points import activation_points, check_float, folded_module
 from .weights import channel_scales
 from .write import attribute, write_program
@@ -30,29 +30,47 @@ def quantize(
     *,
     ranges: ActivationRanges | None = None,
     method: str = "minmax",
+    scheme: ActivationScheme = UINT8,
+    weight_method: str = "default",
+    per_tensor: bool = False,
     progress: Progress | None = None,
 ) -> ExportedProgram:
     """The PT2E-quantized program of a float one.
 
     `x`: calibration images, float32, (images, *input shape), e.g. NCHW. `weights`: bits, 2 to 8,
     of all layers or by layer name (see `layer_names`; layers left out have 8). `ranges`, from
-    `calibrate`, saves running `x` when only widths change. `progress(done, images)` is called while
-    calibrating. Raises `FrontendError` for a program that is quantized already or has operators
-    that are not supported, `DataError` for unsuitable images, widths or layer names.
+    `calibrate`, saves running `x` when only widths change; it has a `scheme` of its own. `method`,
+    `scheme`: see `calibrate`. `weight_method`: `default`, `max`, `mse`, `ocs-clip` or `entropy`
+    (see `channel_scales`); `per_tensor`: one scale a layer. With a scheme of powers of two, weight
+    scales are such as well, and requantization only shifts. `progress(done, images)` is called
+    while calibrating. Raises `FrontendError` for a program that is quantized already or has
+    operators that are not supported, `DataError` for unsuitable images, widths, methods or layer
+    names.
     """
     check_float(program)
     bits = layer_widths(program, weights)
     if ranges is None:
-        ranges = calibrate(program, x, method=method, progress=progress)
+        ranges = calibrate(program, x, method=method, scheme=scheme, progress=progress)
     else:
         check_images(program, x[:1])
-    return write_program(program, choose_parameters(program, bits, ranges))
+    parameters = choose_parameters(
+        program, bits, ranges, weight_method=weight_method, per_tensor=per_tensor
+    )
+    return write_program(program, parameters)
 
 
 def choose_parameters(
-    program: ExportedProgram, bits: Mapping[str, int], ranges: ActivationRanges
+    program: ExportedProgram,
+    bits: Mapping[str, int],
+    ranges: ActivationRanges,
+    *,
+    weight_method: str = "default",
+    per_tensor: bool = False,
 ) -> QuantizationParameters:
-    """The record of widths and ranges: scales of least squared error for the folded weights."""
+    """The record of widths and ranges, with scales for the folded weights by `channel_scales`.
+
+    `bits`: of every layer. Raises `DataError` as `channel_scales` does.
+    """
     module = folded_module(program)
     scales = {}
     for node, name in weighted_layers(module.graph.nodes).items():
@@ -60,7 +78,10 @@ def choose_parameters(
         if weight is None:
             raise DataError(f"layer {name!r}: its weights are no constants of the program")
         axis = int(node.target in TRANSPOSED)
-        scales[name] = channel_scales(weight.transpose(0, axis), bits[name]).numpy()
+        scales[name] = channel_scales(
+            weight.transpose(0, axis), bits[name], weight_method, per_tensor=per_tensor,
+            power_of_two=ranges.scheme.power_of_two,
+        ).numpy()  # fmt: skip
     activations = {node.name: ranges.parameters(node.name) for node in activation_points(module)}
     return QuantizationParameters(activations, dict(bits), scales)
 

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+from ..errors import DataError
 
 WIDTHS = range(2, 9)
 """Bits a weight code may have."""
@@ -18,24 +22,93 @@ def code_limits(bits: int) -> tuple[int, int]:
     return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
-def channel_scales(weight: torch.Tensor, bits: int) -> torch.Tensor:
+def channel_scales(
+    weight: torch.Tensor,
+    bits: int,
+    method: str = "default",
+    *,
+    per_tensor: bool = False,
+    power_of_two: bool = False,
+) -> torch.Tensor:
     """Scales (float32, one an output channel, the first axis) of `bits`-bit codes.
 
-    8 bits: the largest magnitude is code 127. Below, the scale of least squared error: a grid of
-    clipped ranges, then alternating least squares (codes given the scale, scale given the codes:
-    s = sum(w q) / sum(q^2)). A channel of zeros gets scale 1.
+    `method`: a name of `METHODS`; the default is `max` for 8 bits, `mse` below. `per_tensor`: one
+    scale for all channels. `power_of_two`: the power of two just below or above the method's scale
+    that leaves the smaller squared error (`max`: just above). A channel of zeros gets scale 1.
+    Raises `DataError` for an unknown method.
     """
+    if method not in METHODS:
+        raise DataError(f"weight method {method!r} must be one of {', '.join(METHODS)}")
+    if method == "default":
+        method = "max" if bits == 8 else "mse"
     low, high = code_limits(bits)
-    rows = weight.detach().reshape(weight.shape[0], -1).to(torch.float64)
-    largest = rows.abs().amax(1)
-    full = largest / high
-    if bits < 8:
-        full = _least_squares(rows, torch.minimum(full, largest), low, high)
-    return torch.where(largest > 0, full, 1.0).to(torch.float32).clamp_min(1e-30)
+    channels = weight.shape[0]
+    rows = weight.detach().reshape(1 if per_tensor else channels, -1).to(torch.float64)
+    largest = rows.abs().amax(1) if rows.numel() else torch.zeros(len(rows), dtype=torch.float64)
+    scales = torch.where(largest > 0, largest / high, 1.0)
+    scales = METHODS[method](rows, scales, low, high)
+    if power_of_two:
+        scales = _nearest_power(rows, scales, low, high, method == "max")
+    scales = torch.where(largest > 0, scales, 1.0).to(torch.float32).clamp_min(1e-30)
+    return scales.expand(channels).clone() if per_tensor else scales
+
+
+def squared_errors(rows: torch.Tensor, scales: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    """sum (w - s q)^2 of each row, q = clamp(round(w / s), low, high)."""
+    codes = (rows / scales[:, None]).round_().clamp_(low, high)
+    return (rows - codes * scales[:, None]).square_().sum(1)
+
+
+def _largest(rows: torch.Tensor, widest: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    """s = max|w| / (2^(b-1) - 1) (Wei, Ma, Yang, Yao, Appl. Sci. 2024, Eq. 7)."""
+    return widest
+
+
+def _clip(rows: torch.Tensor, widest: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    """The clipping that OCS is compared and combined with (Zhao et al., ICML 2019, section 4, after
+    Sung et al. 2015): of 100 thresholds t up to max|w|, the one of least squared error."""
+    best, least = widest, torch.full_like(widest, torch.inf)
+    for fraction in torch.linspace(1, 0.01, 100).tolist():
+        error = squared_errors(rows, widest * fraction, low, high)
+        best = torch.where(error < least, widest * fraction, best)
+        least = torch.minimum(error, least)
+    return best
+
+
+def _weighted_entropy(
+    rows: torch.Tensor, widest: torch.Tensor, low: int, high: int
+) -> torch.Tensor:
+    """Largest weighted entropy S = -sum_n P_n log P_n, P_n the share of code n in the importance
+    sum w^2 (Park et al., CVPR 2017, Eq. 1-3), as the metric of a clipping threshold: the codes stay
+    uniform, where the paper's are clusters. Thresholds from 0.3 max|w| on."""
+    best, most = widest, torch.full_like(widest, -torch.inf)
+    importance = rows.square()
+    for fraction in torch.linspace(1, 0.3, 71).tolist():
+        codes = (rows / (widest * fraction)[:, None]).round_().clamp_(low, high).long() - low
+        share = torch.zeros(len(rows), high - low + 1, dtype=rows.dtype)
+        share.scatter_add_(1, codes, importance)
+        share /= share.sum(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        entropy = torch.special.entr(share).sum(1)
+        best = torch.where(entropy > most, widest * fraction, best)
+        most = torch.maximum(entropy, most)
+    return best
+
+
+def _nearest_power(
+    rows: torch.Tensor, scales: torch.Tensor, low: int, high: int, upwards: bool
+) -> torch.Tensor:
+    above = torch.exp2(torch.ceil(torch.log2(scales)))
+    if upwards:
+        return above
+    below = above / 2
+    better = squared_errors(rows, below, low, high) < squared_errors(rows, above, low, high)
+    return torch.where(better, below, above)
 
 
 def _least_squares(rows: torch.Tensor, widest: torch.Tensor, low: int, high: int) -> torch.Tensor:
-    best = torch.where(widest > 0, widest, 1.0)
+    """Least sum (w - s q)^2: a grid of clipped ranges, then alternating least squares (codes given
+    the scale, scale given the codes: s = sum(w q) / sum(q^2))."""
+    best = widest
     least = torch.full_like(best, torch.inf)
 
     def consider(scale: torch.Tensor) -> torch.Tensor:
@@ -47,9 +120,22 @@ def _least_squares(rows: torch.Tensor, widest: torch.Tensor, low: int, high: int
         return codes
 
     for i in range(_CANDIDATES):
-        consider(torch.where(widest > 0, widest, 1.0) * (1 - 0.9 * i / _CANDIDATES))
+        consider(widest * (1 - 0.9 * i / _CANDIDATES))
     for _ in range(_REFINEMENTS):
         codes = consider(best)
         fitted = (rows * codes).sum(1) / codes.square().sum(1).clamp_min(1)
         consider(torch.where(fitted > 0, fitted, best))
     return best
+
+
+WeightMethod = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
+"""Scales (channels,) from rows (channels, weights), the scales that clip nothing, code limits."""
+
+METHODS: dict[str, WeightMethod] = {
+    "default": _largest,
+    "max": _largest,
+    "mse": _least_squares,
+    "ocs-clip": _clip,
+    "entropy": _weighted_entropy,
+}
+"""Weight methods by the name that `quantize` and the command line know them by."""
