@@ -179,7 +179,8 @@ class Frame:
         body, crc = body[:-CRC_BYTES], body[-CRC_BYTES:]
         if zlib.crc32(body).to_bytes(CRC_BYTES, "little") != crc:
             return None
-        return Frame(*_HEADER.unpack(body[:HEADER_BYTES]), body[HEADER_BYTES:])
+        sequence, code, length, argument = _HEADER.unpack(body[:HEADER_BYTES])
+        return Frame(sequence, code, length, argument, body[HEADER_BYTES:])
 
 
 LONGEST_RUN = 254
