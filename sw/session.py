@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A binary loaded on a device, run with floats or raw codes. Opens devices by name: with the
-command line, the one place in this package that reaches `bitloop.sim`, and only when asked to."""
+command line, the one place in this package that reaches `bitloop.sim` and `bitloop.boards`, and
+only when asked to."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ from .host import apply as apply_host
 from .report import LatencyReport, latency_report
 
 DEVICES = ("reference", "model", "verilator")
+BOARDS = ("serial:", "virtual:")
+"""What names of boards begin with: then a port, or the name of a board that is simulated."""
 
 Arrays = NDArray | Mapping[str, NDArray]
 
@@ -31,9 +34,10 @@ def open_device(
     record: bool = False,
 ) -> Device:
     """The device called `name` for cores of this configuration; `memory` is the external memory
-    of the RTL and of its model. `progress` is called with what is being built and the fraction
-    done. `record`: one with time keeps the timeline of each run (`RecordingDevice`); of the RTL
-    that is another build. Raises `DeviceError` for an unknown name or a failed build."""
+    of the RTL and of its model, boards have their own. `progress` is called with what is being
+    built and the fraction done. `record`: one with time keeps the timeline of each run
+    (`RecordingDevice`); of the RTL that is another build. Raises `DeviceError` for an unknown name
+    or a failed build."""
     if name == "reference":
         from .devices.reference import ReferenceDevice
 
@@ -46,7 +50,18 @@ def open_device(
         from bitloop.sim.device import VerilatorDevice
 
         return VerilatorDevice(config, memory or MemoryModel(), progress=progress, record=record)
-    raise DeviceError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
+    if name.startswith("serial:"):
+        from bitloop.boards.device import SerialDevice
+
+        return SerialDevice(name, config)
+    if name.startswith("virtual:"):
+        from bitloop.boards.device import VirtualDevice
+
+        return VirtualDevice(name, config, progress)
+    raise DeviceError(
+        f"unknown device {name!r}; known: {', '.join(DEVICES)}, serial:PORT and virtual:BOARD "
+        "(`bitloop devices` lists them)"
+    )
 
 
 class Session:
@@ -88,7 +103,7 @@ class Session:
         if self.profile is None:
             raise DeviceError(
                 f"device {self.device.name!r} has no notion of time; "
-                "measure on `verilator` or `model`"
+                "measure on `verilator`, `model` or a board"
             )
         return latency_report(self.binary, self.profile, self.device.name)
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
@@ -85,16 +85,23 @@ MemoryOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    Literal["reference", "model", "verilator"],
+    str,
     typer.Option(
         "--device",
-        help="`reference` (no notion of time), `model` (its cycles equal the RTL's) or `verilator` "
-        "(the RTL).",
+        metavar="NAME",
+        help="`reference` (no notion of time), `model` (its cycles equal the RTL's), `verilator` "
+        "(the RTL), `serial:PORT` (a board) or `virtual:BOARD` (a simulated one); see `bitloop "
+        "devices`.",
     ),
 ]
 TimedDeviceOption = Annotated[
-    Literal["model", "verilator"],
-    typer.Option("--device", help="`verilator` (the RTL) or `model` (the same cycles, sooner)."),
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="`verilator` (the RTL), `model` (the same cycles, sooner), `serial:PORT` or "
+        "`virtual:BOARD`.",
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

@@ -106,6 +106,12 @@ class Driver:
         self, inputs: Mapping[str, NDArray[np.uint8]]
     ) -> tuple[dict[str, NDArray[np.uint8]], Profile]:
         """As `Device.run`; the profile is that of the batch's last image."""
+        outputs = self.infer(inputs)
+        assert self.binary is not None
+        return outputs, self.read_profile(len(self.binary.layers))
+
+    def infer(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        """As `Device.run`, without looking at the counters."""
         binary, memory_map = self.binary, self.memory_map
         if binary is None or memory_map is None:
             raise DeviceError("no binary is loaded; call load first")
@@ -122,7 +128,7 @@ class Driver:
                 raw = self.bus.read_memory(memory_map.base[Window.OUTPUT] + port.offset, port.size)
                 codes = np.frombuffer(raw, np.uint8).reshape(port.spec.shape)
                 outputs[port.spec.name][image] = codes
-        return outputs, self.read_profile(len(binary.layers))
+        return outputs
 
     def read_profile(self, layers: int) -> Profile:
         """Counters of the last run; raises `DeviceError` if its marks do not fit `layers`."""

@@ -42,7 +42,8 @@ class Profile:
 
 
 class Device(Protocol):
-    """A backend. `name` is `reference`, `model`, `verilator` or a port."""
+    """A backend. `name` is `reference`, `model`, `verilator`, or a board's: `serial:` and its port,
+    `virtual:` and what it is called."""
 
     name: str
 
