@@ -69,7 +69,9 @@ def run_program(
         raise DataError(f"the network takes inputs ({expected}), not {x.shape}")
     fixed = shape[0] if isinstance(shape[0], int) else None
     size = fixed or min(BATCH, len(x))
-    module = _without_host(program) if logits else program.module()
+    module = program.module()
+    if logits:
+        module = without_host(module)
     results = []
     with torch.no_grad():
         for start in range(0, len(x), size):
@@ -79,9 +81,9 @@ def run_program(
     return np.concatenate(results)
 
 
-def _without_host(program: ExportedProgram) -> torch.fx.GraphModule:
-    """The program as a module whose outputs are what its last host operators read."""
-    module = program.module(check_guards=False)
+def without_host(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A program's module, changed so that its outputs are what the host operators at its end
+    (softmax, log_softmax, argmax) read."""
     for output in module.graph.find_nodes(op="output"):
         for source in output.all_input_nodes:
             if source.target in HOST:

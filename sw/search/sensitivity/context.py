@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,13 @@ from ...errors import SearchError
 from ...graph.ir import Graph
 from ...programs import run_program
 from ..problem import Losses, Progress
-from .evaluation import weighted
+from .evaluation import variant_outputs, weighted
 
 IMAGES = 256
 """Images that rank, at most: more change the ranking no further."""
+
+
+_KEPT_BYTES = 1 << 26
 
 
 def quiet(message: str) -> None:
@@ -44,6 +47,10 @@ class Context:
     """Classes, (images,)."""
     seed: int = 0
     progress: Progress = quiet
+    _single: dict[tuple[int, int], NDArray[np.float32]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    """Outputs kept by `single_outputs`, by first image and variant."""
 
     @classmethod
     def of(
@@ -81,6 +88,38 @@ class Context:
     def layers(self) -> tuple[str, ...]:
         """Names of the layers with a width to choose, in execution order."""
         return tuple(node.name for node in weighted(self.graphs[self.widest]))
+
+    @property
+    def single(self) -> tuple[dict[str, int], ...]:
+        """The widest network, then every one that has one layer at one narrower width."""
+        narrower = ({layer: width} for layer in self.layers for width in self.narrower)
+        return ({}, *narrower)
+
+    def outputs_of(
+        self, variants: Sequence[Mapping[str, int]]
+    ) -> Iterator[tuple[slice, int, NDArray[np.float32]]]:
+        """As `variant_outputs`, on the context's images, showing progress."""
+        steps = len(variants) * len(self.reference)
+        done = 0
+        for images, index, found in variant_outputs(self.graphs, self.codes, variants):
+            done += images.stop - images.start
+            self.progress(f"networks with narrower layers: {done / steps:.0%}")
+            yield images, index, found
+
+    def single_outputs(self) -> Iterator[tuple[slice, int, NDArray[np.float32]]]:
+        """`outputs_of(single)`; where they are small they are kept, since several methods look at
+        them, and running the networks is most of the work."""
+        keep = len(self.single) * self.reference.nbytes <= _KEPT_BYTES
+        if self._single:
+            for (start, index), found in self._single.items():
+                yield slice(start, start + len(found)), index, found
+            return
+        kept = {}
+        for images, index, found in self.outputs_of(self.single):
+            if keep:
+                kept[images.start, index] = found
+            yield images, index, found
+        self._single.update(kept)
 
 
 @dataclass(frozen=True)
