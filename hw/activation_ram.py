@@ -92,7 +92,10 @@ class ActivationRam(wiring.Component):
                 read.en.eq(compute.enable | (self.store_address.valid & (store_bank == bank))),
                 read.addr.eq(Mux(compute.enable, compute.row, store_row)),
             ]
-            m.d.sync += self.compute_data[bank].eq(read.data)
+            # Without a reset, so that it can be the RAM's own output register.
+            output = Signal(8 * config.lanes, reset_less=True)
+            m.d.sync += output.eq(read.data)
+            m.d.comb += self.compute_data[bank].eq(output)
 
             # Chosen, then registered beside the bank: the sources may lie anywhere on the chip.
             write = ram.write_port(granularity=8 * config.columns)

@@ -14,6 +14,7 @@ from .column import (
     RESIDUAL_CYCLES,
     SWAP_CYCLE,
     Column,
+    Stage,
     chain_layout,
     column_latency,
     column_signature,
@@ -34,8 +35,8 @@ from .streams import (
 )
 
 COLUMNS_A_STAGE = 2
-"""Neighbours that work at the same time: fewer registers and a shorter way to the last column than
-with one; more of them would make every net that feeds them longer."""
+"""Neighbours that work at the same time and share a `Stage`: fewer registers and a shorter way to
+the last column than with one; more of them would make every net that feeds them longer."""
 
 
 def array_latency(config: CoreConfig, residual: bool) -> int:
@@ -171,14 +172,19 @@ class Array(wiring.Component):
             )
         for j in range(config.slices, STEP_SLOTS):
             m.d.comb += link.extra_picks[j - config.slices].eq(self.picks[j])
-        for c, column in enumerate(columns):
-            m.d.comb += column.chain_in.eq(link)
-            for j in range(STEP_SLOTS):
-                on_slice = j < config.slices
-                word = link.operands[j] if on_slice else link.extra_picks[j - config.slices]
-                m.d.comb += column.picks[j].eq(word[c])
-            if _stage(c + 1) > _stage(c):
-                link = column.chain_out
+        for first in range(0, config.columns, COLUMNS_A_STAGE):
+            stage = Stage(config)
+            m.submodules[f"stage{_stage(first)}"] = stage
+            m.d.comb += stage.entering.eq(link)
+            words = [*link.operands, *(link.extra_picks if config.slices < STEP_SLOTS else [])]
+            for c in range(first, first + COLUMNS_A_STAGE):
+                m.d.comb += [
+                    columns[c].entering.eq(link.control),
+                    columns[c].chain.eq(stage.chain),
+                    columns[c].constants.eq(stage.constants),
+                    *(columns[c].picks[j].eq(words[j][c]) for j in range(STEP_SLOTS)),
+                ]
+            link = stage.chain
 
     def _delay_residual(self, m: Module, columns: list) -> None:
         """Delay the residual until column 0 wants it, and further columns as they work."""

@@ -118,12 +118,52 @@ def column_latency(config: CoreConfig) -> int:
     return SWAP_CYCLE + requantizer_latency(config)
 
 
+def constants_layout() -> data.StructLayout:
+    """`CONSTANT_WORDS` in registers."""
+    return data.StructLayout({f"word{i}": layout for i, layout in enumerate(CONSTANT_WORDS)})
+
+
+class Stage(wiring.Component):
+    """What columns that work at the same time share: the registers of the chain and the constants.
+
+    Members
+    -------
+    entering : from the previous stage
+    chain : the same a cycle later, for the columns and the next stage
+    constants : see `constants_layout`, a cycle after their load write is in `chain`
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__(
+            {
+                "entering": In(chain_layout(config)),
+                "chain": Out(chain_layout(config)),
+                "constants": Out(constants_layout()),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        chain = Signal.like(self.chain, name="chain", reset_less=True)
+        m.d.sync += chain.eq(self.entering)
+        m.d.comb += self.chain.eq(chain)
+        load = chain.load
+        for i, layout in enumerate(CONSTANT_WORDS):
+            word = Signal(layout, name=f"constants{i}", reset_less=True)
+            here = load.valid & (load.target == LoadTarget.CONSTANTS) & (load.address[:2] == i)
+            with m.If(here):
+                m.d.sync += word.eq(load.data)
+            m.d.comb += self.constants[f"word{i}"].eq(word)
+        return m
+
+
 def column_signature(config: CoreConfig) -> wiring.Signature:
     """Ports of a `Column`."""
     return wiring.Signature(
         {
-            "chain_in": In(chain_layout(config)),
-            "chain_out": Out(chain_layout(config)),
+            "entering": In(column_control_layout()),
+            "chain": In(chain_layout(config)),
+            "constants": In(constants_layout()),
             "picks": In(data.ArrayLayout(unsigned(8), STEP_SLOTS)),
             "residual": In(8),
             "index": In(range(config.columns)),
@@ -135,17 +175,18 @@ def column_signature(config: CoreConfig) -> wiring.Signature:
 class Column(wiring.Component):
     """Weight RAM, dot product, accumulator, requantizer and residual sum of one output channel.
 
-    Everything that enters is registered first and everything that leaves comes from a register. No
-    register but the RAMs' content outlives the outputs under way, so none has a reset.
+    Everything that enters comes from its stage or is registered first, and everything that leaves
+    comes from a register. No register but the RAMs' content outlives the outputs under way, so none
+    has a reset.
 
-    Cycles are counted from the control and operands of a step: the weight row must have been
-    presented `WEIGHT_LEAD` cycles before them, parameter words are in the shadow registers
-    `PARAMETER_CYCLES` cycles after they are presented, and are read from them in `SWAP_CYCLE` and
-    the cycle after it, counted from a step that swaps.
+    Cycles are counted from the control and operands of a step as they enter the stage: the weight
+    row must have been presented `WEIGHT_LEAD` cycles before them, parameter words are in the shadow
+    registers `PARAMETER_CYCLES` cycles after they are presented, and are read from them in
+    `SWAP_CYCLE` and the cycle after it, counted from a step that swaps.
 
     Members
     -------
-    chain_in, chain_out : to the previous and the next column
+    entering : control that enters the stage; chain, constants : from the stage
     picks : this column's byte of each word, with the operands
     residual : residual byte, `residual_cycle` cycles after the step that ends an output
     index : number of the column, constant
@@ -163,11 +204,8 @@ class Column(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        stage = Signal(chain_layout(self._config), reset_less=True)
-        m.d.sync += stage.eq(self.chain_in)
-        m.d.comb += self.chain_out.eq(stage)
-
-        constants = self._constants(m, stage.load)
+        stage = self.chain
+        constants = [self.constants[f"word{i}"] for i in range(len(CONSTANT_WORDS))]
         weights = self._weights(m, stage.load, stage.weight_read)
         parameters = self._parameters(m, stage.load, stage.parameter_read)
         accumulator = self._accumulator(m, stage, weights, constants[0].unseeded)
@@ -206,17 +244,6 @@ class Column(wiring.Component):
             self.output.eq(requantizer.result),
         ]
         return m
-
-    def _constants(self, m: Module, load: data.View) -> list[data.View]:
-        """Registers of `CONSTANT_WORDS`."""
-        words = []
-        for i, layout in enumerate(CONSTANT_WORDS):
-            word = Signal(layout, name=f"constants{i}", reset_less=True)
-            here = load.valid & (load.target == LoadTarget.CONSTANTS) & (load.address[:2] == i)
-            with m.If(here):
-                m.d.sync += word.eq(load.data)
-            words.append(word)
-        return words
 
     def _weights(self, m: Module, load: data.View, read: data.View) -> data.View:
         """The weight row read, one cycle after the RAM's output."""
@@ -268,7 +295,7 @@ class Column(wiring.Component):
         self, m: Module, stage: data.View, weights: data.View, unseeded: Signal
     ) -> Signal:
         config, control = self._config, stage.control
-        entering = self.chain_in.control
+        entering = self.entering
         m.submodules.taps = taps = Taps(config)
         m.submodules.dot = dot = DotProduct(config, tap_lanes(config), self._target)
         m.submodules.maximum = maximum = Maximum()

@@ -114,7 +114,9 @@ class Counters(wiring.Component):
             write.data.eq(self.cycles),
             read.addr.eq(self.trace_index),
         ]
-        m.d.sync += self.trace_data.eq(read.data)
+        trace_data = Signal(32, reset_less=True)
+        m.d.sync += trace_data.eq(read.data)
+        m.d.comb += self.trace_data.eq(trace_data)
         with m.If(self.start):
             m.d.sync += [self.trace_count.eq(0), seen_step.eq(0)]
         with m.Elif(mark & ~full):

@@ -191,9 +191,11 @@ class OperandFetch(wiring.Component):
             self.residual_read.enable.eq(reading.residual_read),
             self.residual_read.bank.eq(reading.residual_address),
         ]
+        residual = Signal.like(self.residual, name="residual", reset_less=True)
+        m.d.comb += self.residual.eq(residual)
         with m.If(arriving.residual_read):
             word = _part(self.residual_data, arriving.part, self._config)
-            m.d.sync += self.residual.eq(word)
+            m.d.sync += residual.eq(word)
 
 
 def _part(word, part, config: CoreConfig):

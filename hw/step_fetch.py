@@ -124,10 +124,12 @@ class StepFetch(wiring.Component):
 
         with m.If(read_moves):
             m.d.sync += [read_valid.eq(running), read_last.eq((left == 1) & ~in_prologue)]
+        entry = Signal.like(self.entry, name="entry", reset_less=True)
+        m.d.comb += self.entry.eq(entry)
         with m.If(entry_moves):
             m.d.sync += [
                 self.valid.eq(read_valid),
-                self.entry.eq(read.data.entry),
+                entry.eq(read.data.entry),
                 last.eq(read_last),
                 self.entry_end.eq(read.data.single),
                 self.pixel_end.eq(read.data.single & read_last),

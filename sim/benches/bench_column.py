@@ -7,7 +7,9 @@ import random
 from collections import deque
 
 import cocotb
-from amaranth.lib import wiring
+from amaranth.hdl import Module, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
 
 from bitloop.hw import streams
 from bitloop.hw.array import Array
@@ -15,21 +17,56 @@ from bitloop.hw.column import (
     RESIDUAL_CYCLES,
     SWAP_CYCLE,
     Column,
+    Stage,
     chain_layout,
     column_control_layout,
     column_latency,
     residual_cycle,
 )
-from bitloop.hw.config import preset
-from bitloop.hw.isa import Mode
+from bitloop.hw.config import CoreConfig, preset
+from bitloop.hw.isa import STEP_SLOTS, Mode
 from bitloop.sim.benches.array_work import ArraySession, modes_of
 from bitloop.sim.benches.harness import Bench
 from bitloop.sim.benches.packing import pack
 from bitloop.sim.regression import bench_config, bench_seed
 
 
+class StagedColumn(wiring.Component):
+    """A column with a stage of its own; the stage's chain comes out as `chain_out`."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "chain_in": In(chain_layout(config)),
+                "chain_out": Out(chain_layout(config)),
+                "picks": In(data.ArrayLayout(unsigned(8), STEP_SLOTS)),
+                "residual": In(8),
+                "index": In(range(config.columns)),
+                "output": Out(8),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.stage = stage = Stage(self._config)
+        m.submodules.column = column = Column(self._config)
+        m.d.comb += [
+            stage.entering.eq(self.chain_in),
+            self.chain_out.eq(stage.chain),
+            column.entering.eq(self.chain_in.control),
+            column.chain.eq(stage.chain),
+            column.constants.eq(stage.constants),
+            column.picks.eq(self.picks),
+            column.residual.eq(self.residual),
+            column.index.eq(self.index),
+            self.output.eq(column.output),
+        ]
+        return m
+
+
 def dut(preset_name: str) -> tuple[str, wiring.Component]:
-    return "column_bench", Column(preset(preset_name))
+    return "column_bench", StagedColumn(preset(preset_name))
 
 
 def field(layout, word: int, name: str) -> int:

@@ -7,7 +7,12 @@ import itertools
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitloop.boards.netlist import OPEN, open_carry_ends
+from bitloop.boards.netlist import (
+    OPEN,
+    open_carry_ends,
+    register_block_rams,
+    spread_carry_inputs,
+)
 
 LETTERS = "ABCD"
 
@@ -103,3 +108,101 @@ def test_ends_are_opened():
 def test_ends_that_matter_stay():
     assert open_carry_ends(module([cell(0, A1=[2], B1=[3])], {10, 12})) == (0, 0)
     assert open_carry_ends(module([cell(0x6666, A0=[2], B0=[3])], {11, 12})) == (0, 0)
+
+
+@given(chains())
+def test_spread_inputs_compute_the_same(chain):
+    cells, _ = chain
+    spread = copy.deepcopy(cells)
+    spread_carry_inputs(module(spread, {}))
+    for before, after in zip(cells, spread, strict=True):
+        pins = before["connections"], after["connections"]
+        assert [pins[1][f"{letter}0"] for letter in LETTERS] == [
+            pins[0][f"{letter}0"] for letter in LETTERS
+        ]
+        assert [pins[1][f"{letter}1"] for letter in LETTERS] == [
+            pins[0][f"{letter}1"] for letter in "BADC"
+        ]
+    for values in itertools.product((0, 1), repeat=4):
+        inputs = dict(zip((2, 3, 4, 5), values, strict=True))
+        assert evaluate(cells, inputs, 0) == evaluate(spread, inputs, 0)
+
+
+def flip_flop(data, q, **changes):
+    cell = {
+        "type": "TRELLIS_FF",
+        "parameters": {"CEMUX": "1 ", "CLKMUX": "CLK", "REGSET": "RESET"},
+        "connections": {"CLK": [1], "DI": [data], "Q": [q], "LSR": ["0"]},
+        "port_directions": {"CLK": "input", "DI": "input", "Q": "output", "LSR": "input"},
+    }
+    for place, values in changes.items():
+        cell[place] |= values
+    return cell
+
+
+ENABLED = {"parameters": {"CEMUX": "CE"}, "connections": {"CE": [9]}}
+
+
+def block_ram(width, outputs, registers):
+    """A module of a block RAM whose `outputs` (port to net) go to `registers` by net."""
+    ports = {"CLKA": [1], "CLKB": [1], "OCEA": ["0"], "OCEB": ["1"]}
+    ports |= {port: [net] for port, net in outputs.items()}
+    ram = {
+        "type": "DP16KD",
+        "parameters": {
+            f"{name}_{side}": value
+            for side in "AB"
+            for name, value in (("DATA_WIDTH", f"{width:b}"), ("REGMODE", "NOREG"))
+        },
+        "connections": ports,
+        "port_directions": {p: "output" if p.startswith("DO") else "input" for p in ports},
+    }
+    cells = {"ram": ram} | {f"ff{net}": cell for net, cell in registers.items()}
+    return {"cells": cells, "ports": {}}
+
+
+def modes(module):
+    return [module["cells"]["ram"]["parameters"][f"REGMODE_{side}"] for side in "AB"]
+
+
+def test_flip_flops_go_into_the_block_ram():
+    wide = {20: flip_flop(20, 30, **ENABLED), 21: flip_flop(21, 31, **ENABLED)}
+    design = block_ram(36, {"DOA0": 20, "DOB1": 21}, wide)
+    assert register_block_rams(design) == 2
+    assert list(design["cells"]) == ["ram"]
+    pins = design["cells"]["ram"]["connections"]
+    assert (pins["DOA0"], pins["DOB1"], pins["OCEA"], pins["OCEB"]) == ([30], [31], [9], [9])
+    assert modes(design) == ["OUTREG", "OUTREG"]
+
+
+def test_ports_are_words_of_their_own_when_narrow():
+    registers = {20: flip_flop(20, 30), 21: flip_flop(21, 31, connections={"LSR": [5]})}
+    design = block_ram(18, {"DOA0": 20, "DOB0": 21}, registers)
+    assert register_block_rams(design) == 1
+    assert modes(design) == ["OUTREG", "NOREG"]
+    assert design["cells"]["ram"]["connections"]["OCEA"] == ["1"]
+    assert design["cells"]["ram"]["connections"]["DOB0"] == [21]
+
+
+def test_flip_flops_that_do_more_stay():
+    plain = flip_flop(20, 30)
+    lists = [
+        [plain, flip_flop(21, 31, **ENABLED)],  # enables differ
+        [plain, flip_flop(21, 31, connections={"LSR": [5]})],
+        [plain, flip_flop(21, 31, parameters={"REGSET": "SET"})],
+        [plain, flip_flop(21, 31, connections={"CLK": [2]})],
+        [plain, flip_flop(21, 31, parameters={"CEMUX": "INV"}, connections={"CE": [9]})],
+        [plain, flip_flop(21, 31) | {"type": "LUT4"}],
+    ]
+    for registers in lists:
+        design = block_ram(
+            36, {"DOA0": 20, "DOB1": 21}, dict(zip((20, 21), registers, strict=True))
+        )
+        assert register_block_rams(design) == 0
+        assert len(design["cells"]) == 3
+        assert modes(design) == ["NOREG", "NOREG"]
+    read_twice = block_ram(36, {"DOA0": 20}, {20: plain, 21: flip_flop(20, 31)})
+    assert register_block_rams(read_twice) == 0
+    shown = block_ram(36, {"DOA0": 20}, {20: plain})
+    shown["ports"] = {"out": {"direction": "output", "bits": [20]}}
+    assert register_block_rams(shown) == 0
