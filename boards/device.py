@@ -37,35 +37,53 @@ class BoardDevice:
     of another one is refused by its fingerprint.
     """
 
-    def __init__(self, name: str, config: CoreConfig, cycle_limit: int = 1_000_000_000) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: CoreConfig,
+        patience: Patience | None = None,
+        cycle_limit: int = 1_000_000_000,
+    ) -> None:
+        """`patience`: for answers, `Patience()` if not given. `cycle_limit`: as the driver's."""
         self.name = name
         self.config = config
+        self.patience = patience or Patience()
+        self.line: SerialLine | None = None
         self.bus: LinkBus | None = None
         self.driver: Driver | None = None
         self._cycle_limit = cycle_limit
 
-    def open(self) -> LinkBus:
-        """The link to the board; raises `DeviceError` if there is none."""
+    def port(self) -> str:
+        """Where the board is: a port or URL, with `@BAUD` if it is not `BAUD`. Raises `DeviceError`
+        if there is none."""
         raise NotImplementedError
+
+    def open(self) -> LinkBus:
+        """The link to the board, opened if it is not; raises `DeviceError` if none answers."""
+        if self.bus is None:
+            self.line, self.bus = connect(self.port(), self.patience)
+        return self.bus
 
     def close(self) -> None:
         """Give the port back; the next load opens it again."""
         self.driver = self.bus = None
+        if self.line is not None:
+            self.line.close()
+            self.line = None
 
     def load(self, binary: Binary) -> None:
         """As `Device.load`; raises `DeviceError` for one larger than the board's memory."""
         binary.check_config(self.config)
         self.driver = None
-        if self.bus is None:
-            self.bus = self.open()
-        board = self.bus.description
+        bus = self.open()
+        board = bus.description
         end = MemoryMap.of(binary, board.memory_base).end
         if end > board.memory_base + board.memory_bytes:
             raise DeviceError(
                 f"{binary.name} needs {end - board.memory_base:,} bytes of memory, {board.name} "
                 f"has {board.memory_bytes:,}"
             )
-        driver = Driver(self.bus, self.config, self._cycle_limit)
+        driver = Driver(bus, self.config, self._cycle_limit)
         driver.load(binary, board.memory_base)
         self.driver = driver
 
@@ -79,49 +97,30 @@ class BoardDevice:
 
 
 class SerialDevice(BoardDevice):
-    """A board behind a serial port."""
+    """A board behind a serial port: `serial:` and the port, or a URL that pyserial knows."""
 
-    def __init__(self, name: str, config: CoreConfig, **settings: Any) -> None:
-        """`name`: `serial:` and a port, or a URL that pyserial knows, with an optional `@BAUD`."""
-        super().__init__(name, config, **settings)
-        self._line: SerialLine | None = None
-
-    def open(self) -> LinkBus:
-        self._line, bus = connect(self.name.removeprefix(SERIAL))
-        return bus
-
-    def close(self) -> None:
-        super().close()
-        if self._line is not None:
-            self._line.close()
+    def port(self) -> str:
+        return self.name.removeprefix(SERIAL)
 
 
 class VirtualDevice(BoardDevice):
-    """A board in simulation."""
+    """A board in simulation: `virtual:` and a target's name."""
 
     def __init__(
-        self,
-        name: str,
-        config: CoreConfig,
-        progress: Progress | None = None,
-        **settings: Any,
+        self, name: str, config: CoreConfig, progress: Progress | None = None, **settings: Any
     ) -> None:
-        """`name`: `virtual:` and a target's name. Raises `DeviceError` for an unknown one."""
-        super().__init__(name, config, **settings)
+        """Raises `DeviceError` for an unknown target."""
+        super().__init__(name, config, settings.pop("patience", VIRTUAL_PATIENCE), **settings)
         self.target = find_target(name.removeprefix(VIRTUAL))
         self.board: VirtualBoard | None = None
         self._progress = progress
-        self._line: SerialLine | None = None
 
-    def open(self) -> LinkBus:
+    def port(self) -> str:
         self.board = VirtualBoard(self.target, self.config, progress=self._progress)
-        self._line, bus = connect(self.board.port, VIRTUAL_PATIENCE)
-        return bus
+        return f"{self.board.port}@{self.target.baud}"
 
     def close(self) -> None:
         super().close()
-        if self._line is not None:
-            self._line.close()
         if self.board is not None:
             self.board.close()
             self.board = None

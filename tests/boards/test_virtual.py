@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole boards in simulation, driven through pyserial by the driver that boards are driven with."""
+
+import time
+
+import numpy as np
+import pytest
+
+import bitloop
+from bitloop.boards.device import VIRTUAL_PATIENCE, SerialDevice
+from bitloop.boards.link.host import LinkBus
+from bitloop.boards.link.line import SerialLine
+from bitloop.boards.targets import find_target
+from bitloop.boards.virtual import VirtualBoard
+from bitloop.codes import encode, flip_sign
+from bitloop.compile import compile_graph
+from bitloop.demo.digits import load_digits, train
+from bitloop.errors import BinaryError, DeviceError
+from bitloop.frontend.torch_export import import_program
+from bitloop.graph.execute import execute
+from bitloop.hw.config import preset
+from bitloop.session import open_device
+from bitloop.sim.cycle_model.device import ModelDevice
+
+CONFIG = preset("n4")
+TARGET = find_target("ulx3s-12f")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The digits network, hardly trained: graph, binary, unsigned codes of images."""
+    learned, others = load_digits()
+    program = bitloop.quantize(train(learned, epochs=1), learned.x[:64])
+    graph = import_program(program, "digits", CONFIG.multiplier_bits)
+    binary = compile_graph(graph, CONFIG)
+    (spec,) = binary.input_specs
+    return graph, binary, {spec.name: encode(spec, others.x[:2])}
+
+
+@pytest.fixture(scope="module")
+def board():
+    found = VirtualBoard(TARGET, CONFIG)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def device(board):
+    found = SerialDevice(f"serial:{board.port}", CONFIG, VIRTUAL_PATIENCE)
+    yield found
+    found.close()
+
+
+def test_a_network_runs_bit_exact_on_a_whole_board(digits, device):
+    graph, binary, images = digits
+    device.load(binary)
+    found, profile = device.run(
+        {spec.name: flip_sign(spec, images[spec.name]) for spec in binary.input_specs}
+    )
+    expected = execute(graph, images)
+    for spec in binary.output_specs:
+        assert np.array_equal(flip_sign(spec, found[spec.name]), expected[spec.name])
+    assert sum(profile.causes.values()) == profile.cycles
+    assert profile.head + sum(profile.layer_cycles) + profile.tail == profile.cycles
+    # The same core, whatever its memory: waits differ, work does not.
+    model = ModelDevice(CONFIG)
+    model.load(binary)
+    predicted = model.profile()
+    for cause in ("compute", "drain"):
+        assert profile.causes[cause] == predicted.causes[cause], cause
+    assert device.bus.traffic.repeats == device.bus.traffic.damaged == 0
+    assert device.bus.status().damaged == 0
+
+
+def test_a_board_says_what_it_is(device):
+    description = device.open().description
+    assert description.name == TARGET.name
+    assert description.memory_bytes == TARGET.memory_bytes == 32 << 20
+    assert abs(description.clock_hertz - 80e6) < 1e6
+    # The last byte of the memory chip, and the one after it.
+    end = description.memory_base + description.memory_bytes
+    device.bus.write_memory(end - 5, b"last!")
+    assert device.bus.read_memory(end - 5, 5) == b"last!"
+    with pytest.raises(DeviceError, match="outside the memory of ulx3s-12f"):
+        device.bus.read_memory(end, 1)
+
+
+def test_a_binary_for_another_core_is_refused(digits, board):
+    graph, binary, _ = digits
+    other = CONFIG.replace(weight_rows=512)
+    wrong = SerialDevice(f"serial:{board.port}", other, VIRTUAL_PATIENCE)
+    with pytest.raises(BinaryError):
+        wrong.load(binary)
+    with pytest.raises(DeviceError, match="the core's fingerprint is"):
+        wrong.load(compile_graph(graph, other))
+    wrong.close()
+
+
+def test_a_board_that_is_switched_off_is_noticed_in_time():
+    board = VirtualBoard(TARGET, CONFIG)
+    line = SerialLine(board.port, TARGET.baud, 1.5)
+    bus = LinkBus(line, VIRTUAL_PATIENCE)
+    assert bus.status().damaged == 0
+    board.close()
+    start = time.monotonic()
+    with pytest.raises(DeviceError, match=f"{board.port} (is gone|cannot be written)"):
+        bus.status()
+    assert time.monotonic() - start < 2
+    line.close()
+
+
+def test_unknown_boards_are_named():
+    with pytest.raises(DeviceError, match="unknown board 'nonsense'; known: ulx3s-85f"):
+        open_device("virtual:nonsense", CONFIG)
+    with pytest.raises(DeviceError, match=r"virtual:BOARD"):
+        open_device("ulx3s-12f", CONFIG)
