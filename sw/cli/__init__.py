@@ -14,6 +14,7 @@ from . import (
     quantize,
     run,
     search,
+    sensitivity,
     sim,
     verilog,
 )
@@ -27,7 +28,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Design a network's bit-widths and its accelerator together.",
 )
-for _module in (verilog, sim, quantize, compile, inspect, run, latency, search, presets, isa):
+for _module in (
+    verilog,
+    sim,
+    quantize,
+    compile,
+    inspect,
+    run,
+    latency,
+    search,
+    sensitivity,
+    presets,
+    isa,
+):
     app.command(_module.NAME)(_module.command)
 
 

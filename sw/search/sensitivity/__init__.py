@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .context import IMAGES, Context, Sensitivity, monotone
+from .context import IMAGES, Context, Sensitivity, monotone, uniform_graphs
 from .divergence import divergence
 from .evaluation import mix, outputs, weighted
 from .hessian import hessian_trace
@@ -12,7 +12,7 @@ from .network_output import accuracy_drop, output_divergence, output_error
 
 __all__ = [
     "DEFAULT", "IMAGES", "METHODS", "Context", "Sensitivity", "divergence", "mix", "monotone",
-    "outputs", "weighted",
+    "outputs", "uniform_graphs", "weighted",
 ]  # fmt: skip
 
 METHODS: dict[str, Sensitivity] = {

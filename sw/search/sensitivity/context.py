@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +12,10 @@ from torch.export import ExportedProgram
 
 from ...codes import encode
 from ...errors import SearchError
+from ...frontend.torch_export import import_program
 from ...graph.ir import Graph
 from ...programs import run_program
+from ...quantize import calibrate, quantize
 from ..problem import Losses, Progress
 from .evaluation import variant_outputs, weighted
 
@@ -98,26 +100,27 @@ class Context:
     def outputs_of(
         self, variants: Sequence[Mapping[str, int]]
     ) -> Iterator[tuple[slice, int, NDArray[np.float32]]]:
-        """As `variant_outputs`, on the context's images, showing progress."""
-        steps = len(variants) * len(self.reference)
-        done = 0
+        """As `variant_outputs`, on the context's images, saying each variant that has run."""
         for images, index, found in variant_outputs(self.graphs, self.codes, variants):
-            done += images.stop - images.start
-            self.progress(f"networks with narrower layers: {done / steps:.0%}")
+            self.progress(f"network {index + 1} of {len(variants)}, images from {images.start}")
             yield images, index, found
 
     def single_outputs(self) -> Iterator[tuple[slice, int, NDArray[np.float32]]]:
-        """`outputs_of(single)`; where they are small they are kept, since several methods look at
-        them, and running the networks is most of the work."""
+        """As `variant_outputs` of `single`, saying each layer that is done. Where outputs are small
+        they are kept: several methods look at them, and running the networks is most of the work.
+        """
         keep = len(self.single) * self.reference.nbytes <= _KEPT_BYTES
         if self._single:
             for (start, index), found in self._single.items():
                 yield slice(start, start + len(found)), index, found
             return
         kept = {}
-        for images, index, found in self.outputs_of(self.single):
+        for images, index, found in variant_outputs(self.graphs, self.codes, self.single):
             if keep:
                 kept[images.start, index] = found
+            for layer, width in self.single[index].items():
+                if width == self.narrower[-1]:
+                    self.progress(f"sensitivity of {layer}")
             yield images, index, found
         self._single.update(kept)
 
@@ -143,6 +146,23 @@ class Sensitivity:
             raise SearchError(f"sensitivity {self.name!r} needs labels: give data with y")
         found = self.measure(context)
         return {layer: monotone({**found[layer], context.widest: 0.0}) for layer in context.layers}
+
+
+def uniform_graphs(
+    program: ExportedProgram,
+    x: NDArray[np.float32],
+    widths: Iterable[int],
+    multiplier_bits: int = 16,
+) -> dict[int, Graph]:
+    """The float network quantized at each of `widths`, 2 to 8, calibrated on `x`. Raises
+    `FrontendError` or `DataError`."""
+    ranges = calibrate(program, x)
+    return {
+        width: import_program(
+            quantize(program, x, width, ranges=ranges), "network", multiplier_bits
+        )
+        for width in widths
+    }
 
 
 def monotone(losses: Mapping[int, float]) -> dict[int, float]:

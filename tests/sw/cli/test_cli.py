@@ -15,7 +15,7 @@ from bitloop.cli import app
 from bitloop.cli.common import parse_memory, parse_setting
 from bitloop.hw.config import PRESETS, ConfigError
 
-VERBS = "verilog sim quantize compile inspect run latency search presets isa".split()
+VERBS = "verilog sim quantize compile inspect run latency search sensitivity presets isa".split()
 
 
 def invoke(*arguments):
