@@ -209,27 +209,31 @@ class ByteExtractor(wiring.Component):
         current = Signal(WORD_LAYOUT, reset_less=True)
         following = Signal(WORD_LAYOUT, reset_less=True)
         has_current, has_following = Signal(), Signal()
-        position = Signal(2, reset_less=True)
+        position = Signal(2, reset_less=True)  # of the first byte not given yet
 
-        wanted_last = Signal(3)  # lane of the last byte wanted; 4 and up are in `following`
-        limit = Signal(3)  # lane of the last byte there is before a gap
-        last = Signal(3)
-        crosses, ends_current, ends_following = Signal(), Signal(), Signal()
+        # Lanes 4 and up are in `following`. There is always a byte left before a gap, so all that
+        # depends on how many are wanted are comparisons with what is left, which registers know.
+        reach = Signal(3)  # lane of the last byte wanted
+        limit = Signal(3)  # lane of the last byte before a gap
+        left = Signal(3)  # bytes before it
+        exhausts = Signal()  # all bytes before a gap are given
+        take, beyond, leaves = Signal(), Signal(), Signal()
         m.d.comb += [
-            wanted_last.eq(position + self.want),
-            limit.eq(
-                Mux(current.last, current.end, Cat(following.end, 1)),
-            ),
-            given.complete.eq(wanted_last <= limit),
-            last.eq(Mux(given.complete, wanted_last, limit)),
-            given.valid.eq(has_current & (current.last | has_following | ~wanted_last[2])),
+            limit.eq(Mux(current.last, current.end, Cat(following.end, 1))),
+            left.eq(limit - position),
+            reach.eq(position + self.want),
+            exhausts.eq(self.want >= left),
+            given.complete.eq(self.want <= left),
+            given.more.eq(Mux(given.complete, self.want, left)),
+            given.valid.eq(has_current & (current.last | has_following | ~reach[2])),
             given.position_first.eq(position),
-            given.position_last.eq(last),
-            given.more.eq(last - position),
-            crosses.eq(last[2]),
-            ends_current.eq(current.last & (last == current.end)),
-            ends_following.eq(crosses & following.last & (last[:2] == following.end)),
-            given.final.eq((ends_current & current.final) | (ends_following & following.final)),
+            given.position_last.eq(position + given.more),
+            given.final.eq(
+                exhausts & Mux(current.last, current.final, following.last & following.final)
+            ),
+            take.eq(given.valid & self.ready),
+            beyond.eq(~current.last & reach[2]),
+            leaves.eq(~current.last & (reach >= 3)),
         ]
         for lane in range(4):
             m.d.comb += given.lanes[lane].eq(
@@ -237,34 +241,43 @@ class ByteExtractor(wiring.Component):
             )
 
         # Words that are used up: 0, 1 or 2.
-        take, drop_one, drop_two = Signal(), Signal(), Signal()
+        drop_one, drop_two = Signal(), Signal()
+        ends_following = Signal()
         m.d.comb += [
-            take.eq(given.valid & self.ready),
+            ends_following.eq(~current.last & following.last & exhausts),
             drop_two.eq(take & ends_following),
-            drop_one.eq(take & (crosses | ends_current | (last == 3)) & ~ends_following),
-            self.word.ready.eq(~has_following | drop_one | drop_two),
+            drop_one.eq(take & (leaves | (current.last & exhausts)) & ~ends_following),
         ]
-        incoming, shift = Signal(), Signal()
+
+        # A word that finds no room waits aside, so that `word.ready` is a register.
+        spare = Signal(WORD_LAYOUT, reset_less=True)
+        has_spare, room, incoming, shift = Signal(), Signal(), Signal(), Signal()
+        word = Signal(WORD_LAYOUT)
         m.d.comb += [
-            incoming.eq(self.word.valid & self.word.ready),
+            self.word.ready.eq(~has_spare),
+            word.eq(Mux(has_spare, spare, self.word.payload)),
+            room.eq(~has_following | drop_one | drop_two),
+            incoming.eq((has_spare | self.word.valid) & room),
             shift.eq(drop_one & has_following),
         ]
+        m.d.sync += has_spare.eq((has_spare | self.word.valid) & ~room)
+        with m.If(~has_spare):
+            m.d.sync += spare.eq(self.word.payload)
         with m.If(take):
-            m.d.sync += position.eq(last + 1)
+            m.d.sync += position.eq(given.position_last + 1)
         with m.If(shift):
-            m.d.sync += [current.eq(following), following.eq(self.word.payload)]
-            m.d.sync += has_following.eq(incoming)
-            with m.If(~crosses):
+            m.d.sync += [current.eq(following), following.eq(word), has_following.eq(incoming)]
+            with m.If(~beyond):
                 m.d.sync += position.eq(following.start)
         with m.Elif(~has_current | drop_one | drop_two):
             m.d.sync += [
-                current.eq(self.word.payload),
+                current.eq(word),
                 has_current.eq(incoming),
                 has_following.eq(0),
-                position.eq(self.word.payload.start),
+                position.eq(word.start),
             ]
         with m.Elif(~has_following):
-            m.d.sync += [following.eq(self.word.payload), has_following.eq(incoming)]
+            m.d.sync += [following.eq(word), has_following.eq(incoming)]
         return m
 
 

@@ -131,11 +131,16 @@ class ByteExtractor {
         drop_one_ = take_ && (crosses_ || ends_current_ || last_ == 3) && !ends_following_;
     }
 
-    // After `take`.
-    bool word_ready() const { return !has_following_ || drop_one_ || drop_two_; }
+    bool word_ready() const { return !has_spare_; }
 
-    // `word`: null unless one comes in, in a cycle with `word_ready`.
-    void tick(const Word* word) {
+    // `offered`: null unless one comes in, in a cycle with `word_ready`.
+    void tick(const Word* offered) {
+        const bool room = !has_following_ || drop_one_ || drop_two_;
+        const bool waits = (has_spare_ || offered) && !room;
+        const Word arriving = has_spare_ ? spare_ : offered ? *offered : Word();
+        const Word* word = room && (has_spare_ || offered) ? &arriving : nullptr;
+        if (waits) spare_ = arriving;
+        has_spare_ = waits;
         if (take_) position_ = (last_ + 1) & 3;
         if (drop_one_ && has_following_) {
             if (!crosses_) position_ = following_.start;
@@ -157,8 +162,8 @@ class ByteExtractor {
     }
 
   private:
-    Word current_, following_;
-    bool has_current_ = false, has_following_ = false;
+    Word current_, following_, spare_;
+    bool has_current_ = false, has_following_ = false, has_spare_ = false;
     int position_ = 0;
     Given given_;
     int last_ = 0;
