@@ -235,8 +235,9 @@ def _record(target: Target, config: CoreConfig) -> Path:
     return results_folder() / f"built-{key}.json"
 
 
-_GATEWARE = tuple(
-    "arbiter clocking constraints flow netlist on_chip_memory pll sdram sdram_chip system top".split()
+_GATEWARE = (
+    *("arbiter", "clocking", "constraints", "flow", "netlist", "on_chip_memory", "pll"),
+    *("sdram", "sdram_chip", "system", "top"),
 )
 """Modules of this folder that a bitstream depends on, besides targets and link."""
 
