@@ -58,10 +58,17 @@ class ActivationRanges:
 
     ranges: Mapping[str, tuple[float, float]]
     scheme: ActivationScheme = UINT8
+    whole: frozenset[str] = frozenset()
+    """Activations with all 256 codes, whatever the scheme: the network's inputs."""
 
     def parameters(self, name: str) -> ActivationParameters:
         """The activation's codes by the scheme; the range is widened to hold 0."""
-        return self.scheme.parameters(*self.ranges[name])
+        scheme = _whole(self.scheme) if name in self.whole else self.scheme
+        return scheme.parameters(*self.ranges[name])
+
+
+def _whole(scheme: ActivationScheme) -> ActivationScheme:
+    return ActivationScheme(power_of_two=scheme.power_of_two)
 
 
 def calibrate(
@@ -70,26 +77,35 @@ def calibrate(
     *,
     method: str = "minmax",
     scheme: ActivationScheme = UINT8,
+    narrow_input: bool = False,
     progress: Progress | None = None,
 ) -> ActivationRanges:
     """Run `program` (float) over `x` and find the range of every activation to be quantized.
 
     `x`: float32, (images, *input shape without batch), e.g. NCHW. `method`: a name of `METHODS`;
     `percentile` and `ema` take an argument, as in `percentile:99.9`. `scheme`: the codes that the
-    ranges are for. Raises `DataError` for a wrong shape, no images, values that are not finite or
-    an unknown method.
+    ranges are for; the network's input has uint8 codes in any case (that is what hosts send), but
+    for simulations `narrow_input` gives it the scheme's. Raises `DataError` for a wrong shape, no
+    images, values that are not finite or an unknown method.
     """
     x = check_images(program, x)
-    make, setting = _find_method(method, scheme, len(x))
     module = folded_module(program)
-    methods = {node.name: make(setting) for node in activation_points(module)}
+    points = activation_points(module)
+    whole = frozenset(n.name for n in points if n.op == "placeholder" and not narrow_input)
+    methods = {}
+    for node in points:
+        codes = _whole(scheme) if node.name in whole else scheme
+        make, setting = _find_method(method, codes, len(x))
+        methods[node.name] = make(setting)
     passes = max(m.passes for m in methods.values())
     collector = _Collector(module, methods)
     for number in range(passes):
         if number:
             for observer in methods.values():
                 observer.next_pass()
-        for done in _run_batches(program, collector, x):
+        done = 0
+        for outputs in run_batches(program, collector, x):
+            done = min(done + len(outputs), len(x))
             if progress is not None:
                 progress(-(-(number * len(x) + done) // passes), len(x))
     ranges = {name: method.range() for name, method in methods.items()}
@@ -99,7 +115,7 @@ def calibrate(
     for group in shared_ranges(module):
         joined = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
         ranges.update(dict.fromkeys(group, joined))
-    return ActivationRanges(ranges, scheme)
+    return ActivationRanges(ranges, scheme, whole)
 
 
 def _find_method(
@@ -120,11 +136,11 @@ def _find_method(
     return METHODS[name], Setting(scheme, images, value)
 
 
-def _run_batches(
+def run_batches(
     program: ExportedProgram, interpreter: Interpreter, x: np.ndarray
-) -> Iterator[int]:
-    """Runs all images; yields how many are done. A program of a fixed batch size is given full
-    batches, images repeated."""
+) -> Iterator[torch.Tensor]:
+    """Runs all images and yields the outputs of each batch. A program of a fixed batch size is
+    given full batches, the last one's images repeated."""
     size = single_input(program).meta["val"].shape[0]
     batch = size if isinstance(size, int) else BATCH
     for start in range(0, len(x), batch):
@@ -132,8 +148,8 @@ def _run_batches(
         if isinstance(size, int) and len(images) < size:
             images = images.repeat(-(-size // len(images)), *[1] * (images.ndim - 1))[:size]
         with torch.no_grad():
-            interpreter.run(images)
-        yield min(start + batch, len(x))
+            outputs = interpreter.run(images)
+        yield outputs[0] if isinstance(outputs, tuple | list) else outputs
 
 
 def check_images(program: ExportedProgram, x: np.ndarray) -> np.ndarray:

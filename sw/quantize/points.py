@@ -124,7 +124,7 @@ def shared_ranges(module: GraphModule) -> list[set[str]]:
         group = {node.name}
         for part in node.all_input_nodes:
             while part not in points and len(part.all_input_nodes) == 1 and (
-                part.target in _TRANSPARENT
+                part.target in TRANSPARENT
             ):  # fmt: skip
                 part = part.all_input_nodes[0]
             if part in points:
@@ -134,7 +134,7 @@ def shared_ranges(module: GraphModule) -> list[set[str]]:
     return groups
 
 
-_TRANSPARENT = (
+TRANSPARENT = (
     ops.CLAMPS | ops.MAXIMA | ops.NO_OPERATION | ops.MOVEMENTS | ops.UPSAMPLINGS
 ) - ops.MAXIMA_ADAPTIVE
 """Operators that rounding to codes commutes with."""
@@ -155,7 +155,7 @@ def _after_activation(node: Node, values: set[Node]) -> Node | None:
     if node.target in ops.WEIGHTED:
         while len(node.users) == 1 and is_affine(next(iter(node.users)), values):
             last = node = next(iter(node.users))
-    while len(node.users) == 1 and next(iter(node.users)).target in _TRANSPARENT:
+    while len(node.users) == 1 and next(iter(node.users)).target in TRANSPARENT:
         node = next(iter(node.users))
         if node.target in ops.CLAMPS:
             last = node

@@ -7,7 +7,7 @@ scale a tensor (Wei, Ma, Yang, Yao, Appl. Sci. 2024, 14(17), 7445, Eq. 1-6).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch.export import ExportedProgram
@@ -17,6 +17,7 @@ from ..frontend.program import TRANSPOSED, layer_names, weighted_layers
 from .calibration import UINT8, ActivationRanges, Progress, calibrate, check_images
 from .parameters import ActivationScheme, QuantizationParameters, check_width
 from .points import activation_points, check_float, folded_module
+from .repairs import check_repairs, repair_parameters, repair_program
 from .weights import channel_scales
 from .write import attribute, write_program
 
@@ -33,6 +34,7 @@ def quantize(
     scheme: ActivationScheme = UINT8,
     weight_method: str = "default",
     per_tensor: bool = False,
+    repairs: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ExportedProgram:
     """The PT2E-quantized program of a float one.
@@ -42,13 +44,17 @@ def quantize(
     `calibrate`, saves running `x` when only widths change; it has a `scheme` of its own. `method`,
     `scheme`: see `calibrate`. `weight_method`: `default`, `max`, `mse`, `ocs-clip` or `entropy`
     (see `channel_scales`); `per_tensor`: one scale a layer. With a scheme of powers of two, weight
-    scales are such as well, and requantization only shifts. `progress(done, images)` is called
+    scales are such as well, and requantization only shifts. `repairs`: names of
+    `repairs.REPAIRS`, in order; those that change the program come before calibration, which
+    `ranges` must then belong to (see `repair_program`). `progress(done, images)` is called
     while calibrating. Raises `FrontendError` for a program that is quantized already or has
     operators that are not supported, `DataError` for unsuitable images, widths, methods or layer
     names.
     """
     check_float(program)
+    check_repairs(repairs)
     bits = layer_widths(program, weights)
+    program = repair_program(program, repairs, bits)
     if ranges is None:
         ranges = calibrate(program, x, method=method, scheme=scheme, progress=progress)
     else:
@@ -56,7 +62,7 @@ def quantize(
     parameters = choose_parameters(
         program, bits, ranges, weight_method=weight_method, per_tensor=per_tensor
     )
-    return write_program(program, parameters)
+    return write_program(program, repair_parameters(program, parameters, x, repairs))
 
 
 def choose_parameters(

@@ -80,7 +80,8 @@ class _Search(_Counted):
     def _best(self, candidates: list[tuple[float, float]]) -> tuple[float, float]:
         """The first of the candidates with the least score."""
         scores = [self.score(self.scheme.parameters(*range_)) for range_ in candidates]
-        return candidates[int(np.argmin(scores))]
+        low, high = candidates[int(np.argmin(scores))]
+        return float(low), float(high)
 
 
 class MeanSquaredError(_Search):
