@@ -6,6 +6,7 @@ from __future__ import annotations
 import typer
 
 from . import (
+    build,
     compile,
     inspect,
     isa,
@@ -40,6 +41,7 @@ for _module in (
     sensitivity,
     presets,
     isa,
+    build,
 ):
     app.command(_module.NAME)(_module.command)
 
