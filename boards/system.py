@@ -16,6 +16,7 @@ from bitloop.hw.verilog import COLUMN
 from .arbiter import Arbiter
 from .link.link import SerialLink
 from .link.protocol import Description
+from .link.uart import divisor
 from .on_chip_memory import OnChipMemory
 from .sdram import SdramController, sdram_signature
 from .sdram_chip import SdramChip
@@ -30,13 +31,18 @@ SEEN_BITS = 21
 STATUS_LEDS = 4
 
 
-def check_config(target: Target, config: CoreConfig) -> None:
-    """Raises `DeviceError` for a core that the board's memory cannot serve."""
+def check_design(target: Target, config: CoreConfig, megahertz: float) -> None:
+    """Raises `DeviceError` for a core that the board's memory cannot serve, or a clock from which
+    its baud rate cannot be made."""
     if config.data_bits != 32:
         raise DeviceError(
             f"{target.name}: its memory port is 32 bits wide, the core's {config.data_bits}; "
             "build it with data_bits=32"
         )
+    try:
+        divisor(megahertz * 1e6, target.baud)
+    except ValueError as error:
+        raise DeviceError(f"{target.name}: {error}") from None
 
 
 class System(wiring.Component):
@@ -52,8 +58,8 @@ class System(wiring.Component):
 
     def __init__(self, target: Target, config: CoreConfig, megahertz: float, cells: str) -> None:
         """`megahertz`: of the clock; `cells`: target of `hw.verilog.emit`. Raises `DeviceError` for
-        a core or a clock that the board cannot have."""
-        check_config(target, config)
+        what `check_design` refuses."""
+        check_design(target, config, megahertz)
         self.target = target
         self.config = config
         self.megahertz = megahertz
@@ -61,10 +67,7 @@ class System(wiring.Component):
         description = Description(
             target.name, round(megahertz * 1e6), MEMORY_BASE, target.memory_bytes
         )
-        try:
-            self.link = SerialLink(description, config.data_bits, target.baud)
-        except ValueError as error:
-            raise DeviceError(f"{target.name}: {error}") from None
+        self.link = SerialLink(description, config.data_bits, target.baud)
         members = {"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(STATUS_LEDS)}
         if isinstance(target.memory, SdramChip):
             members["sdram"] = Out(sdram_signature(target.memory))

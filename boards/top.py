@@ -30,7 +30,7 @@ from .pll import PllSettings
 from .sdram import sdram_signature
 from .sdram_chip import SdramChip
 from .sdram_pads import PadRegisters
-from .system import STATUS_LEDS, System
+from .system import STATUS_LEDS, System, check_design
 from .targets.target import Port, Target
 
 TOP = "bitloop_board"
@@ -167,6 +167,7 @@ class VirtualTop(wiring.Component):
 def emit_board(target: Target, config: CoreConfig, clocks: PllSettings) -> str:
     """Verilog of the bitstream's top, module `TOP`; raises `DeviceError` for a core or clock that
     the board cannot have."""
+    check_design(target, config, clocks.megahertz)
     top = BoardTop(target, config, clocks)
     text = verilog.convert(
         top,
@@ -180,7 +181,9 @@ def emit_board(target: Target, config: CoreConfig, clocks: PllSettings) -> str:
 
 
 def emit_virtual(target: Target, config: CoreConfig, clocks: PllSettings) -> str:
-    """Verilog of the virtual top, module `TOP`, ports `clk`, `rst` and `VirtualTop`'s."""
+    """Verilog of the virtual top, module `TOP`, ports `clk`, `rst` and `VirtualTop`'s; raises
+    `DeviceError` as `emit_board` does."""
+    check_design(target, config, clocks.megahertz)
     top = VirtualTop(target, config, clocks)
     text = verilog.convert(top, name=TOP, emit_src=False, strip_internal_attrs=True)
     return _HEADER + text + column_verilog(config, "generic", COLUMN)
