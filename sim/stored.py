@@ -95,17 +95,27 @@ class StoredDevice:
     def profile(self) -> Profile:
         """Of the first inference after loading."""
         binary = self._expect()
-        content = binary.to_bytes()
-        program = hashlib.sha256(content).hexdigest()
-        known = self.store.get(self.conditions, program)
+        known = self.known(binary)
         if known is not None:
-            self.reused += 1
-            return known.profile
-        entry = measure(self.device, binary, program, self.conditions)
+            return known
+        entry = measure(self.device, binary, self.conditions)
         self._loaded = True
         self.measured += 1
-        self.store.put(entry, content)
+        self.store.put(entry, binary.to_bytes())
         return entry.profile
+
+    def known(self, binary: Binary) -> Profile | None:
+        """What the store has of this program under these conditions."""
+        found = self.store.get(self.conditions, _program(binary))
+        self.reused += found is not None
+        return None if found is None else found.profile
+
+    def keep(self, binary: Binary, profile: Profile, seconds: float) -> None:
+        """Stores what another process measured under the same conditions."""
+        binary.check_config(self.config)
+        self.measured += 1
+        entry = _entry(binary, self.conditions, profile, seconds)
+        self.store.put(entry, binary.to_bytes())
 
     def _expect(self) -> Binary:
         if self._binary is None:
@@ -113,17 +123,14 @@ class StoredDevice:
         return self._binary
 
 
-def measure(device: Device, binary: Binary, program: str, conditions: Conditions) -> Entry:
-    """Loads and times one inference of `binary`, whose SHA-256 is `program`; raises `DeviceError`
-    for a device without time."""
+def measure(device: Device, binary: Binary, conditions: Conditions) -> Entry:
+    """Loads and times one inference of `binary`; raises `DeviceError` for a device without time."""
     start = time.monotonic()
     device.load(binary)
     profile = time_inference(device, binary)
     if profile is None:
         raise DeviceError(f"device {device.name!r} has no notion of time")
-    layers = tuple(layer.name for layer in binary.layers)
-    seconds = round(time.monotonic() - start, 3)
-    return Entry(conditions, program, binary.name, layers, profile, seconds)
+    return _entry(binary, conditions, profile, round(time.monotonic() - start, 3))
 
 
 def measured_again(store: Store, entry: Entry, device: Device) -> str | None:
@@ -133,7 +140,7 @@ def measured_again(store: Store, entry: Entry, device: Device) -> str | None:
     if content is None:
         return "the program is missing or damaged"
     binary = Binary.from_bytes(content, f"program {entry.program[:12]}")
-    found = measure(device, binary, entry.program, entry.conditions).profile
+    found = measure(device, binary, entry.conditions).profile
     for field in dataclasses.fields(Profile):
         kept, now = getattr(entry.profile, field.name), getattr(found, field.name)
         if kept != now:
@@ -155,6 +162,15 @@ def device_of(entry: Entry, config: CoreConfig) -> Device | None:
         return None
     now = conditions(device)
     return device if now == entry.conditions else None
+
+
+def _entry(binary: Binary, conditions: Conditions, profile: Profile, seconds: float) -> Entry:
+    layers = tuple(layer.name for layer in binary.layers)
+    return Entry(conditions, _program(binary), binary.name, layers, profile, seconds)
+
+
+def _program(binary: Binary) -> str:
+    return hashlib.sha256(binary.to_bytes()).hexdigest()
 
 
 def _texts(*paths: Path) -> list[str]:

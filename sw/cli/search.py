@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import DataError
 from ..files import check_output
 from .common import (
     DEFAULT_PRESET,
@@ -26,11 +30,15 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
-    from ..search.loop import SearchResult
+    from ..search.result import SearchResult
 
 NAME = "search"
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+HTML_POINTS = 10
+"""Points of the Pareto front where only a page is asked for."""
 
 
 def command(
@@ -47,80 +55,155 @@ def command(
         float | None,
         typer.Option(metavar="R", help="At most R times the uniform 8-bit cycles, 0 < R <= 1."),
     ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="Milliseconds of one inference, at most; needs the clock."),
+    ] = None,
+    clock_mhz: Annotated[
+        float | None, typer.Option(metavar="F", help="The core's clock, for milliseconds.")
+    ] = None,
+    budget_weight_bytes: Annotated[
+        int | None,
+        typer.Option(metavar="B", help="Bytes of all weights, at most; alone or beside another."),
+    ] = None,
     evaluation: Annotated[
         Path | None,
         typer.Option(
             "--eval", metavar="E.npz", help="Scores on these instead of half of the data."
         ),
     ] = None,
+    method: Annotated[
+        str, typer.Option(help="Sensitivity to go by; `bitloop sensitivity --help` lists them.")
+    ] = "kl",
+    pareto: Annotated[
+        int, typer.Option(metavar="N", help="Find a Pareto front of N points too.")
+    ] = 0,
+    rivals: Annotated[
+        bool,
+        typer.Option("--rivals", help="Choose by other methods for the same budget too."),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="R.html", help="Write a page; finds a front of 10 points."),
+    ] = None,
     preset: PresetOption = DEFAULT_PRESET,
     device: TimedDeviceOption = "verilator",
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Measure what is reported on the other device too."),
+    ] = False,
     memory: MemoryOption = None,
     settings: SetOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes for longer work; one a core by default."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on the dask cluster at tcp://HOST:PORT."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Use nothing that is known from earlier searches.")
+    ] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Choose a weight width for each layer against latency measured on the RTL.
 
     A layer's cycles are from the run of the whole network at that uniform width. The chosen
-    network is measured whole: `cycles`, beside the sum of its layers, head and tail.
+    network, and every point of a front, is measured whole: `cycles`, beside the sum of its layers,
+    head and tail; a difference is fed back until the whole meets the budget.
+
+    Measurements and scores are kept (`bitloop store`): after Ctrl-C the same command goes on where
+    it was. Ctrl-C writes the best network found within the budget, if there is one.
 
     Example: bitloop search net.pt2 --data d.npz --budget-ratio 0.6 --preset n4 -o net.mixed.pt2
+
+    Example: bitloop search net.pt2 --data d.npz --eval e.npz --budget-ms 2 --clock-mhz 75
+    --preset n16 --device model --verify --html search.html -o net.mixed.pt2
     """
     config = configure(preset, settings)
     model = parse_memory(memory)
     for path in (network, data, *((evaluation,) if evaluation else ())):
         require_file(path)
+    if html is not None and check_output(html) == check_output(output):
+        raise DataError(f"--html and --output both name {html}; give each a file of its own")
     check_output(output)
     with progress("loading PyTorch") as say:
+        from bitloop.sim.store import Store
+        from bitloop.sim.stored import stored
+
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program
         from ..programs import save_program
-        from ..search.loop import check_budget, search
+        from ..search.budget import Budget
+        from ..search.loop import Settings, search
+        from ..search.memo import Forgetful
+        from ..search.tasks import DeviceRecipe
+        from ..search.work import Processes
         from ..session import open_device
 
-        check_budget(budget_cycles, budget_ratio)
+        budget = Budget(budget_cycles, budget_ratio, budget_ms, budget_weight_bytes)
+        budget.check()
+        points = pareto or (HTML_POINTS if html else 0)
+        how = Settings(method, points, rivals, points if html else 0, seed)
+        how.check()
         program = load_program(network)
-        result = search(
-            program,
-            load_dataset(data),
-            config=config,
-            device=open_device(device, config, model, say),
-            budget_cycles=budget_cycles,
-            budget_ratio=budget_ratio,
-            evaluation=load_dataset(evaluation) if evaluation else None,
-            seed=seed,
-            progress=say,
-        )
+        images = load_dataset(data)
+        scoring = load_dataset(evaluation) if evaluation else None
+        store = None if fresh else Store()
+
+        def opened(name: str):
+            found = open_device(name, config, model, say)
+            return found if store is None else stored(found, store)
+
+        other = {"model": "verilator", "verilator": "model"}[device]
+        try:
+            with Processes(workers or len(os.sched_getaffinity(0)), scheduler) as work:
+                result = search(
+                    program,
+                    images,
+                    config=config,
+                    device=opened(device),
+                    budget=budget,
+                    evaluation=scoring,
+                    settings=how,
+                    megahertz=clock_mhz,
+                    verify=opened(other) if verify else None,
+                    work=work,
+                    recipe=DeviceRecipe(device, config, model),
+                    memo=store or Forgetful(),
+                    progress=say,
+                )
+        except KeyboardInterrupt:
+            typer.echo(
+                "bitloop: interrupted before a network within the budget was measured; the same "
+                "command goes on from here",
+                err=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None
         save_program(result.program, output)
+        if html is not None:
+            from ..html.search_page import write_search_page
+
+            write_search_page(html, result, shlex.join(["bitloop", *sys.argv[1:]]))
     if as_json:
         print_json(result.as_dict())
     else:
-        print_table(result_report(result))
-        typer.echo(f"wrote {output}")
-
-
-def result_report(result: SearchResult) -> Group:
-    """The chosen widths, and what they cost and save, to print."""
-    from rich.console import Group
-    from rich.table import Table
-
-    table = Table(title="bit-widths chosen", title_justify="left")
-    table.add_column("layer")
-    table.add_column("bits", justify="right")
-    table.add_column("cycles", justify="right")
-    for layer in result.layers:
-        table.add_row(layer.name, str(layer.weight_bits or ""), f"{layer.cycles:,}")
-    difference = result.cycles - result.cycles_sum_of_layers
-    lines = [
-        f"cycles: {result.cycles_uniform8:,} at uniform 8 bits, {result.cycles:,} now "
-        f"({result.cycles_uniform8 / result.cycles:.2f}x faster), measured whole; "
-        f"{difference:+,} against the sum of layers, head and tail",
-    ]
-    if result.accuracy is not None:
-        lines.append(
-            f"accuracy: {result.accuracy_float:.2%} float, {result.accuracy_uniform8:.2%} at "
-            f"uniform 8 bits, {result.accuracy:.2%} now"
+        show_result(result)
+        for path in (output, *((html,) if html else ())):
+            typer.echo(f"wrote {path}")
+    if not result.complete:
+        typer.echo(
+            "bitloop: interrupted; this is the best found so far, and the same command goes on "
+            "from here",
+            err=True,
         )
-    lines.append(f"whole networks measured: {result.evaluations}")
-    return Group(table, *lines)
+        raise typer.Exit(INTERRUPTED)
+
+
+def show_result(result: SearchResult) -> None:
+    """Prints a result as tables."""
+    from .search_tables import result_report
+
+    print_table(result_report(result))

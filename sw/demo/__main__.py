@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from bitloop.hw.config import CoreConfig, preset
 
 from ..cli.common import FAILURE, USER_ERRORS, hush_libraries, print_table, progress
-from ..cli.search import result_report
+from ..cli.search_tables import result_report
 from ..codes import encode
 from ..compile import compile_graph
 from ..dataset import Dataset

@@ -44,28 +44,36 @@ def latency_page(binary: Binary, account: Account, conditions: Conditions) -> st
         f"bitloop latency {file} --device {account.report.device} "
         f"--memory latency={memory.latency},bytes={memory.bytes_per_cycle} --html report.html"
     )
-    environment = Environment(
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            binary=binary,
+            account=account,
+            report=account.report,
+            macs=sum(layer.latency.macs for layer in account.layers),
+            roofline=roofline.roofline(binary.config, memory, account),
+            roofline_box=roofline,
+            bars=bars.bars(account),
+            bars_box=bars,
+            config=dataclasses.asdict(binary.config),
+            conditions=conditions,
+            command=command,
+            sha256=hashlib.sha256(binary.to_bytes()).hexdigest(),
+            versions={**{name: version(name) for name in VERSIONS}, "python": _python()},
+        )
+    )
+
+
+def environment() -> Environment:
+    """What templates are rendered in: everything escaped, nothing undefined, names printable."""
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_printable,
+        finalize=printable,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
-        binary=binary,
-        account=account,
-        report=account.report,
-        macs=sum(layer.latency.macs for layer in account.layers),
-        roofline=roofline.roofline(binary.config, memory, account),
-        roofline_box=roofline,
-        bars=bars.bars(account),
-        bars_box=bars,
-        config=dataclasses.asdict(binary.config),
-        conditions=conditions,
-        command=command,
-        sha256=hashlib.sha256(binary.to_bytes()).hexdigest(),
-        versions={**{name: _version(name) for name in VERSIONS}, "python": _python()},
     )
 
 
@@ -76,7 +84,7 @@ def write_page(path: Path, binary: Binary, account: Account, conditions: Conditi
         temporary.write_text(text, encoding="utf-8")
 
 
-def _printable(value: object) -> object:
+def printable(value: object) -> object:
     """Names come from model files; control characters have no place in a page."""
     if not isinstance(value, str) or value.isprintable():
         return value
@@ -85,7 +93,7 @@ def _printable(value: object) -> object:
     )
 
 
-def _version(distribution: str) -> str:
+def version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

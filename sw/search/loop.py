@@ -3,126 +3,80 @@
 
 1. The network is quantized uniformly at each width and run whole on the device: cycles of every
    layer in context.
-2. A sensitivity for each layer and width, from the golden executor, without labels.
-3. The exact optimum under the budget (`solver`), then quantized, compiled and measured whole.
-   The whole may differ from the sum of its layers (loads that overlap differently), so the
-   difference is fed back and the program solved again: down if the whole missed the budget, up
-   while it leaves room for a better choice.
+2. A sensitivity for each layer and width; by default from the golden executor, without labels.
+3. The exact optimum under the budget, compiled and measured whole. The whole may differ from the
+   sum of its layers (loads that overlap differently), so the difference is fed back and the program
+   solved again (`feedback`); for a Pareto front, for many budgets at once (`front`).
+4. The networks found are scored by the golden executor on images of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from bitloop.hw.config import CoreConfig
 
-from ..codes import encode
-from ..compile import compile_graph
 from ..dataset import Dataset
 from ..devices.interface import Device
 from ..errors import SearchError
-from ..frontend.torch_export import import_program, is_quantized
-from ..graph.ir import Graph
-from ..programs import run_program
-from ..quantize import calibrate, layer_names, quantize
-from .latency import LatencyTable, Measurement, measure
-from .problem import Choice, Problem, Progress
-from .sensitivity import METHODS, Context, outputs
-from .solvers import cheapest, integer_program
+from ..frontend.torch_export import is_quantized
+from ..graph.serialize import to_bytes
+from ..quantize.calibration import check_images
+from .bench import Bench
+from .budget import Budget, check_clock
+from .family import Family
+from .feedback import Candidate, Explorer, meet
+from .front import proxy_sweep, sweep
+from .latency import LatencyTable, Measurement
+from .memo import Forgetful, Memo, key, program_digest, sources
+from .problem import Choice, Losses, Problem, Progress
+from .progress import Tracker
+from .result import Evidence, Point, SearchedLayer, SearchResult
+from .rivals import Rival, rivals
+from .scoring import Scorer
+from .sensitivity import DEFAULT, IMAGES, METHODS, Context
+from .solvers import integer_program
+from .tasks import DeviceRecipe
+from .work import InProcess, Work
 
 RANKING_IMAGES = 512
-"""Images that calibrate and rank, at most: more change the ranking no further."""
-MAX_CANDIDATES = 12
-"""Whole-network measurements after the uniform ones, at most."""
+"""Images that calibrate, at most; of them, those that rank."""
 
-
-@dataclass(frozen=True)
-class SearchedLayer:
-    name: str
-    weight_bits: int | None
-    """None for a layer without weights."""
-    cycles: int
-    """In context, from the uniform run of this width."""
+ORDERS = {"HAWQ-V2 order": "hessian"}
+"""Other sensitivities that rivals go by."""
 
 
 @dataclass(frozen=True, eq=False)
-class SearchResult:
-    layers: tuple[SearchedLayer, ...]
-    cycles: int
-    """Of the chosen network, measured whole."""
-    cycles_sum_of_layers: int
-    """What the table predicted for it: its layers, head and tail."""
-    cycles_uniform8: int
-    accuracy_float: float | None
-    accuracy_uniform8: float | None
-    accuracy: float | None
-    """Fractions of the scoring images; None without labels."""
-    evaluations: int
-    """Whole networks measured on the device."""
-    program: ExportedProgram
-    """The chosen network, quantized."""
+class Settings:
+    """How to search, apart from what for."""
 
-    @property
-    def weight_bits(self) -> dict[str, int]:
-        return {layer.name: layer.weight_bits for layer in self.layers if layer.weight_bits}
+    method: str = DEFAULT
+    """A sensitivity, of `sensitivity.METHODS`."""
+    pareto: int = 0
+    """Points of a Pareto front to find; 0 for none."""
+    rivals: bool = False
+    """Whether to choose by other methods for the same budget too."""
+    proxies: int = 0
+    """Answers for budgets of BitOps instead of cycles to measure beside the front."""
+    seed: int = 0
+    ties: tuple[tuple[str, ...], ...] = ()
+    """Groups of layers that are to have the same width."""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    """Further keywords of `quantize`, such as `method`."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON form; its keys are a public contract."""
-        return {
-            "layers": [vars(layer) for layer in self.layers],
-            "cycles": self.cycles,
-            "cycles_sum_of_layers": self.cycles_sum_of_layers,
-            "cycles_uniform8": self.cycles_uniform8,
-            "accuracy_float": self.accuracy_float,
-            "accuracy_uniform8": self.accuracy_uniform8,
-            "accuracy": self.accuracy,
-            "evaluations": self.evaluations,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    program: ExportedProgram
-    graph: Graph
-    measurement: Measurement
-
-    @property
-    def cycles(self) -> int:
-        return self.measurement.profile.cycles
-
-
-class _Evaluator:
-    """Quantizes, compiles and measures one choice of widths; counts how often."""
-
-    def __init__(
-        self, program: ExportedProgram, x: NDArray[np.float32], config: CoreConfig, device: Device
-    ) -> None:
-        self.program, self.x, self.config, self.device = program, x, config, device
-        self.ranges = calibrate(program, x)
-        self.evaluations = 0
-
-    def __call__(self, weights: int | Choice) -> _Candidate:
-        quantized = quantize(self.program, self.x, weights, ranges=self.ranges)
-        graph = import_program(quantized, "network", self.config.multiplier_bits)
-        measurement = measure(compile_graph(graph, self.config), self.device)
-        self.evaluations += 1
-        return _Candidate(quantized, graph, measurement)
-
-
-def check_budget(cycles: int | None, ratio: float | None) -> None:
-    """Raises `SearchError` unless exactly one budget is given and makes sense."""
-    if (cycles is None) == (ratio is None):
-        raise SearchError("give one budget: cycles, or a ratio of the uniform 8-bit network's")
-    if cycles is not None and cycles <= 0:
-        raise SearchError(f"budget of {cycles} cycles: must be above 0")
-    if ratio is not None and not 0 < ratio <= 1:
-        raise SearchError(f"budget ratio {ratio}: must be above 0 and at most 1")
+    def check(self) -> None:
+        """Raises `SearchError` for settings without sense."""
+        if self.method not in METHODS:
+            raise SearchError(f"sensitivity {self.method!r}: known are {', '.join(METHODS)}")
+        if self.pareto < 0 or self.pareto == 1:
+            raise SearchError(f"Pareto front of {self.pareto} points: must be 2 or more")
 
 
 def search(
@@ -133,127 +87,371 @@ def search(
     device: Device,
     budget_cycles: int | None = None,
     budget_ratio: float | None = None,
+    budget: Budget | None = None,
     evaluation: Dataset | None = None,
     seed: int = 0,
+    settings: Settings | None = None,
+    megahertz: float | None = None,
+    verify: Device | None = None,
+    work: Work | None = None,
+    recipe: DeviceRecipe | None = None,
+    memo: Memo | None = None,
     progress: Progress = lambda message: None,
 ) -> SearchResult:
     """Widths for the weighted layers of a float `program`, with inputs `data.x`, on `config`.
 
-    Exactly one budget must be given. A half of `data`, drawn by `seed`, calibrates and ranks and
-    the other scores, unless `evaluation` is given: then all of `data` ranks. Raises `SearchError`
-    when the budget is out of reach (with the least cycles measured) or makes no sense.
+    A budget must be given: `budget`, or one of its two most common forms. A half of `data`, drawn
+    by the seed, calibrates and ranks and the other scores, unless `evaluation` is given: then all
+    of `data` ranks. `megahertz`: the core's clock, where `device` does not know it. `verify`: a
+    second device that must count the same cycles for all that is reported. `work` says where
+    candidates are compiled, measured and scored (measured there only with a `recipe` of the same
+    device), `memo` what is known from before; neither changes the result.
+
+    Ctrl-C once a network within the budget is found returns it, with `complete` False. Raises
+    `SearchError` when the budget is out of reach (with the least measured) or makes no sense.
     """
-    check_budget(budget_cycles, budget_ratio)
+    settings = settings or Settings(seed=seed)
+    budget = budget or Budget(cycles=budget_cycles, ratio=budget_ratio)
+    budget.check()
+    settings.check()
+    if budget.milliseconds is not None:
+        check_clock(megahertz or getattr(device, "megahertz", None))
     if is_quantized(program):
         raise SearchError("the network is quantized already: the search needs the float network")
-
-    ranking, scoring = data.halves(seed) if evaluation is None else (data, evaluation)
-    ranking = ranking.take(slice(RANKING_IMAGES))
-    evaluate = _Evaluator(program, ranking.x, config, device)
-    uniform: dict[int, _Candidate] = {}
-    for width in config.weight_widths:
-        progress(f"measuring the uniform {width}-bit network")
-        uniform[width] = evaluate(width)
-    graphs = {width: candidate.graph for width, candidate in uniform.items()}
-    table = LatencyTable({w: c.measurement for w, c in uniform.items()}, layer_names(program))
-    uniform8 = uniform[8].cycles
-    budget = budget_cycles or int((budget_ratio or 1.0) * uniform8)
-
-    context = Context.of(program, graphs, ranking.x, ranking.y, seed=seed, progress=progress)
-    _encode_inputs(graphs[8], scoring.x[:1])  # unsuitable images are refused before the work
-    losses = METHODS["kl"](context)
-    choice, best = _solve_and_correct(losses, table, budget, uniform[8], evaluate, progress)
-
-    progress("scoring")
-    return SearchResult(
-        layers=_layers(table, choice),
-        cycles=best.cycles,
-        cycles_sum_of_layers=table.predict(choice),
-        cycles_uniform8=uniform8,
-        accuracy_float=_accuracy(scoring, lambda x: run_program(program, x)),
-        accuracy_uniform8=_accuracy(scoring, lambda x: _integer_outputs(graphs[8], x)),
-        accuracy=_accuracy(scoring, lambda x: _integer_outputs(best.graph, x)),
-        evaluations=evaluate.evaluations,
-        program=best.program,
-    )
+    ranking, scoring = data.halves(settings.seed) if evaluation is None else (data, evaluation)
+    check_images(program, scoring.x[:1])
+    bench = Bench(config, device, work or InProcess(), memo or Forgetful(), recipe)
+    run = _Search(program, ranking.take(slice(RANKING_IMAGES)), scoring, bench, settings, progress)
+    return run.result(budget, megahertz or bench.megahertz, verify)
 
 
-def _solve_and_correct(
-    losses: Mapping[str, Mapping[int, float]],
-    table: LatencyTable,
-    budget: int,
-    uniform8: _Candidate,
-    evaluate: Callable[[Choice], _Candidate],
-    progress: Progress,
-) -> tuple[Choice, _Candidate]:
-    """The choice of least loss found whose whole-network cycles meet the budget."""
-    widest = {name: 8 for name in table.weighted}
-    if uniform8.cycles <= budget:  # nothing loses less
-        return widest, uniform8
+class _Search:
+    """One search, and what its steps hand on."""
 
-    def problem(room: int) -> Problem:
-        return Problem(losses, {"cycles": table.cycles}, {"cycles": room}, excluded=tuple(seen))
+    def __init__(
+        self,
+        program: ExportedProgram,
+        ranking: Dataset,
+        scoring: Dataset,
+        bench: Bench,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self.program, self.ranking, self.scoring = program, ranking, scoring
+        self.bench, self.settings = bench, settings
+        self.work, self.memo, self.config = bench.work, bench.memo, bench.config
+        self.tracker = Tracker(progress)
+        self._limits: Mapping[str, float] = {}
 
-    def loss(choice: Choice) -> float:
-        return sum(losses[name][width] for name, width in choice.items())
+    def result(
+        self, budget: Budget, megahertz: float | None, verify: Device | None
+    ) -> SearchResult:
+        tracker = self.tracker
+        with tracker.phase("calibration"):
+            self.family = Family.of(
+                self.program, self.ranking.x, self.config.weight_widths,
+                self.config.multiplier_bits, self.memo, tracker.say, self.settings.quantization,
+            )  # fmt: skip
+            self.scorer = Scorer(
+                self.program, self.family.widest, self.scoring, self.work, self.memo
+            )
+        widths = tuple(sorted(self.family.graphs, reverse=True))
+        runs = self._measure([self.family.uniform(width) for width in widths])
+        self.table = LatencyTable(dict(zip(widths, runs, strict=True)), self.family.layers)
+        uniform8 = self.table.runs[8].profile.cycles
+        limits = budget.limits(uniform8, megahertz)
 
-    seen: list[Choice] = [widest]
-    best: tuple[Choice, _Candidate] | None = None
-    least = uniform8.cycles
-    difference = 0
-    while len(seen) <= MAX_CANDIDATES:
-        room = budget - table.fixed - difference
-        choice = integer_program(problem(room))
-        if best is not None and (choice is None or loss(choice) >= loss(best[0])):
-            break
-        if choice is None or len(seen) == MAX_CANDIDATES:
-            choice = cheapest(problem(room), "cycles")
-            if choice in seen:
-                break
-        bits = " ".join(str(width) for width in choice.values())
-        progress(f"measuring candidate {len(seen)}: {bits}")
-        candidate = evaluate(choice)
-        seen.append(choice)
-        least = min(least, candidate.cycles)
-        if candidate.cycles <= budget and (best is None or loss(choice) < loss(best[0])):
-            best = choice, candidate
-        difference = candidate.cycles - table.predict(choice)
-    if best is None:
-        raise SearchError(
-            f"budget of {budget} cycles is out of reach: the least that this network reaches on "
-            f"this core is {least} cycles (uniform 8-bit: {uniform8.cycles}); "
-            f"raise the budget or take a larger preset"
+        losses = self._sensitivities(self.settings.method)
+        problem = Problem(
+            losses,
+            {"cycles": self.table.cycles, "weight_bytes": self.family.weight_bytes},
+            {},
+            ties=self.settings.ties,
         )
-    return best
+        self.explorer = Explorer(problem, self.table, self._measure_candidates)
+        start = self.explorer.measured([self.family.uniform(width) for width in widths])
+        self._limits = limits
+        front: tuple[Candidate, ...] = ()
+        proxies: tuple[Candidate, ...] = ()
+        others: list[Rival] = []
+        complete = True
+        try:
+            with self._solving():
+                (chosen,) = meet([limits], self.explorer, integer_program, start=start)
+            if chosen is None:
+                raise SearchError(self._out_of_reach(limits, uniform8))
+            if self.settings.pareto:
+                with self._solving():
+                    front = sweep(
+                        self.explorer, integer_program, self.settings.pareto,
+                        limits=limits, start=start,
+                    )  # fmt: skip
+            if self.settings.proxies:
+                with self._solving():
+                    proxies = proxy_sweep(
+                        self.explorer, self.family.bit_operations, self.settings.proxies, limits
+                    )
+            if self.settings.rivals and "cycles" in limits:
+                others = self._rivals(limits, start)
+            # The front and the rivals may have come upon something better still.
+            chosen = self.explorer.best(limits) or chosen
+            self._score(
+                [chosen, *start, *front, *proxies, *(c for _, c, _ in others if c is not None)]
+            )
+        except KeyboardInterrupt:
+            best = self.explorer.best(limits)
+            if best is None:
+                raise
+            chosen, complete = best, False
+        verified = None
+        if verify is not None and complete:
+            self._verify(verify, [chosen, *front])
+            verified = verify.name
+        return self._report(
+            chosen, start, front, proxies, others,
+            limits=limits, megahertz=megahertz, verified=verified, complete=complete,
+        )  # fmt: skip
 
+    def _measure(self, choices: Sequence[Choice]) -> list[Measurement]:
+        """Whole-network runs of these choices, together."""
+        before = 0
 
-def _layers(table: LatencyTable, choice: Choice) -> tuple[SearchedLayer, ...]:
-    cycles = table.cycles
-    return tuple(
-        SearchedLayer(name, choice[name], cycles[name][choice[name]])
-        if name in choice
-        else SearchedLayer(name, None, fixed)
-        for name, fixed in table.widest.layer_cycles.items()
-    )
+        def done(count: int) -> None:
+            nonlocal before
+            self.tracker.done("measurement", count - before)
+            before = count
+            if count:
+                self.tracker.say(f"measured {count} of {len(choices)} networks", often=True)
 
+        self.tracker.expect("measurement", len(choices))
+        self.tracker.say(f"measuring {len(choices)} networks whole", often=len(choices) == 1)
+        with self.tracker.phase("measurement"):
+            runs = self.bench.measure([self.family.mixed(choice) for choice in choices], done)
+        return runs
 
-def _encode_inputs(graph: Graph, x: NDArray[np.float32]) -> dict[str, NDArray[np.uint8]]:
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise SearchError(
-            f"the search takes networks of one input and one output, not {len(graph.inputs)} "
-            f"and {len(graph.outputs)}"
+    def _measure_candidates(self, choices: Sequence[Choice]) -> list[Measurement]:
+        """The same for the explorer, whose best so far is then known."""
+        best = self.explorer.best(self._limits) if self._limits else None
+        if best is not None:
+            self.tracker.best = f"{best.cycles:,} cycles at a loss of {best.loss:.4g}"
+        return self._measure(choices)
+
+    def _solving(self) -> Any:
+        return _Solving(self.tracker)
+
+    def _sensitivities(self, method: str) -> Losses:
+        tracker, family = self.tracker, self.family
+        images = self.ranking.take(slice(IMAGES))
+        labels = b"" if images.y is None else images.y.tobytes()
+        graphs = [to_bytes(family.graphs[width]) for width in sorted(family.graphs)]
+        known = self.memo.result(
+            k := key(
+                "sensitivity", method, program_digest(self.program), images.x.tobytes(), labels,
+                self.settings.seed, *graphs,
+            )
+        )  # fmt: skip
+        if known is not None:
+            return {
+                name: {int(width): loss for width, loss in losses.items()}
+                for name, losses in json.loads(known).items()
+            }
+        with tracker.phase("sensitivities"):
+            tracker.expect("sensitivity", len(family.layers) if method == DEFAULT else 0)
+
+            def say(message: str) -> None:
+                if message.startswith("sensitivity of"):
+                    tracker.done("sensitivity")
+                tracker.say(message, often=True)
+
+            tracker.say(f"sensitivities by {method}")
+            losses = METHODS[method](
+                Context.of(
+                    self.program, family.graphs, images.x, images.y,
+                    seed=self.settings.seed, progress=say,
+                )
+            )  # fmt: skip
+            tracker.expect("sensitivity", 0)
+        self.memo.keep(k, "sensitivity", json.dumps(losses).encode())
+        return losses
+
+    def _rivals(self, limits: Mapping[str, float], start: list[Candidate]) -> list[Rival]:
+        orders = {
+            name: self._sensitivities(method)
+            for name, method in ORDERS.items()
+            if method in METHODS and method != self.settings.method
+        }
+        with self._solving():
+            return rivals(
+                self.explorer,
+                limits,
+                start,
+                proxies={"BitOps": self.family.bit_operations},
+                orders=orders,
+                seed=self.settings.seed,
+            )
+
+    def _score(self, candidates: list[Candidate]) -> None:
+        graphs = {id(c): self.family.mixed(c.choice) for c in candidates}
+        self.tracker.expect("scoring", len(graphs) * self.scorer.parts)
+        with self.tracker.phase("verification"):
+            for number, graph in enumerate(graphs.values(), 1):
+                before = 0
+
+                def done(count: int) -> None:
+                    nonlocal before
+                    self.tracker.done("scoring", count - before)
+                    before = count
+
+                self.tracker.say(f"scoring network {number} of {len(graphs)}", often=number > 1)
+                self.scorer.score([graph], done)
+
+    def _verify(self, device: Device, candidates: list[Candidate]) -> None:
+        """Raises `SearchError` where `device` counts other cycles."""
+        bench = Bench(self.config, device, InProcess(), self.memo)
+        fresh = {id(c): c for c in candidates}.values()
+        with self.tracker.phase("verification"):
+            self.tracker.say(f"measuring {len(fresh)} networks on {device.name}")
+            runs = bench.measure([self.family.mixed(c.choice) for c in fresh])
+        for candidate, run in zip(fresh, runs, strict=True):
+            if run.profile.cycles != candidate.cycles:
+                raise SearchError(
+                    f"{self.bench.device.name} says {candidate.cycles} cycles, {device.name} "
+                    f"{run.profile.cycles}, for widths {candidate.choice}: one of them is wrong; "
+                    "please report it"
+                )
+
+    def _out_of_reach(self, limits: Mapping[str, float], uniform8: int) -> str:
+        candidates = self.explorer.candidates
+        found = []
+        if "cycles" in limits:
+            least = min(c.cycles for c in candidates)
+            found.append(
+                f"budget of {limits['cycles']} cycles is out of reach: the least that this network "
+                f"reaches on this core is {least} cycles (uniform 8-bit: {uniform8}); "
+                f"raise the budget or take a larger preset"
+            )
+        if "weight_bytes" in limits:
+            least = min(c.weight_bytes for c in candidates)
+            found.append(
+                f"budget of {limits['weight_bytes']} weight bytes"
+                f"{' beside it' if found else ' is out of reach'}: the narrowest widths measured "
+                f"take {least}"
+            )
+        return "; ".join(found)
+
+    def _report(
+        self,
+        chosen: Candidate,
+        start: list[Candidate],
+        front: tuple[Candidate, ...],
+        proxies: tuple[Candidate, ...],
+        others: list[Rival],
+        *,
+        limits: dict[str, int],
+        megahertz: float | None,
+        verified: str | None,
+        complete: bool,
+    ) -> SearchResult:
+        with self.tracker.phase("calibration"):
+            self.tracker.say("writing the chosen network")
+            program = self.family.quantized(chosen.choice)
+            if to_bytes(self.family.imported(program)) != to_bytes(
+                self.family.mixed(chosen.choice)
+            ):
+                raise SearchError(
+                    "the chosen network, quantized, is not the mixture that was measured and "
+                    "scored: a quantization whose layers depend on one another's widths cannot be "
+                    "searched"
+                )
+
+        def point(label: str, candidate: Candidate, note: str = "") -> Point:
+            score = self.scorer.known(self.family.mixed(candidate.choice))
+            return Point.of(label, candidate, score, note)
+
+        points = [
+            point(f"uniform {width}", candidate)
+            for width, candidate in zip(
+                sorted(self.family.graphs, reverse=True), start, strict=True
+            )
+        ]
+        return SearchResult(
+            layers=self._layers(chosen.choice),
+            cycles=chosen.cycles,
+            cycles_sum_of_layers=chosen.predicted,
+            cycles_uniform8=start[0].cycles,
+            accuracy_float=self.scorer.accuracy_float,
+            accuracy_uniform8=points[0].accuracy,
+            accuracy=point("", chosen).accuracy,
+            evaluations=self.bench.evaluations,
+            program=program,
+            weight_bytes=chosen.weight_bytes,
+            limits=limits,
+            measured=self.bench.measured,
+            megahertz=megahertz,
+            device=self.bench.device.name,
+            verified=verified,
+            complete=complete,
+            uniform=tuple(points),
+            front=tuple(point(f"front {i}", candidate) for i, candidate in enumerate(front)),
+            proxies=tuple(point(f"BitOps {i}", candidate) for i, candidate in enumerate(proxies)),
+            rivals=tuple(
+                point(label, candidate, note)
+                for label, candidate, note in others
+                if candidate is not None
+            ),
+            seconds={name: round(spent, 2) for name, spent in self.tracker.seconds.items()},
+            evidence=self._evidence(),
         )
-    return {graph.inputs[0]: encode(graph.tensors[graph.inputs[0]], x)}
+
+    def _layers(self, choice: Choice) -> tuple[SearchedLayer, ...]:
+        cycles = self.table.cycles
+        return tuple(
+            SearchedLayer(name, choice[name], cycles[name][choice[name]])
+            if name in choice
+            else SearchedLayer(name, None, fixed)
+            for name, fixed in self.table.widest.layer_cycles.items()
+        )
+
+    def _evidence(self) -> Evidence:
+        device = self.bench.device
+        known = getattr(device, "conditions", None)
+        conditions: dict[str, Any] = {"device": device.name, "core": self.config.name}
+        if known is not None:
+            conditions |= known.as_dict()
+        images = hashlib.sha256(self.ranking.x.tobytes() + self.scoring.x.tobytes()).hexdigest()
+        return Evidence(
+            method=self.settings.method,
+            losses=dict(self.explorer.problem.losses),  # type: ignore[arg-type]
+            cycles=self.table.cycles,
+            fixed_cycles=self.table.fixed,
+            macs=self.family.macs,
+            images=len(self.ranking),
+            ranking_images=min(IMAGES, len(self.ranking)),
+            scoring_images=len(self.scoring),
+            seed=self.settings.seed,
+            fingerprints={
+                "float program": program_digest(self.program),
+                "images": images,
+                "software": sources(),
+                "core": self.config.fingerprint,
+            },
+            conditions=conditions,
+            configuration=dataclasses.asdict(self.config),
+        )
 
 
-def _integer_outputs(graph: Graph, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return outputs(graph, _encode_inputs(graph, x))
+class _Solving:
+    """Takes the time of a block as solving, less what it measured meanwhile."""
 
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
 
-def _accuracy(
-    data: Dataset, predict: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-) -> float | None:
-    if data.y is None:
-        return None
-    scores = predict(data.x).reshape(len(data), -1)
-    return float((scores.argmax(axis=1) == data.y).mean())
+    def __enter__(self) -> None:
+        self._measured = self._tracker.seconds["measurement"]
+        self._phase = self._tracker.phase("solving")
+        self._phase.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._phase.__exit__(*error)
+        measured = self._tracker.seconds["measurement"] - self._measured
+        self._tracker.seconds["solving"] -= measured
