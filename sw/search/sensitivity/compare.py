@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from ..problem import Choice, Table
 from .context import Context
+from .divergence import is_scores
 from .network_output import cross_entropy_of, divergence_of, mean_losses
 
 
@@ -41,10 +42,11 @@ def compare(
 
     `methods`: losses by layer and width, by method. Widths are drawn uniformly from `widths`
     (default: all), layers in `fixed` stay at the widest. The true loss is the labels'
-    cross-entropy, without labels the divergence from the float network's output.
+    cross-entropy; without labels, or a value a class, the divergence from the float network's
+    output.
     """
     drawn = random_policies(context, policies, widths, fixed)
-    labelled = context.labels is not None
+    labelled = context.labels is not None and is_scores(context.reference)
     loss = cross_entropy_of(context) if labelled else divergence_of(context)
     losses = mean_losses(context, loss, [dict(policy) for policy in drawn])
     sums = {

@@ -417,6 +417,18 @@ def test_the_sum_of_divergences_orders_policies(context):
     assert found.spearman["kl"] > 0.6
 
 
+def test_networks_that_make_maps_are_ranked_by_squared_error():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    maps = context_of(module, images(), np.zeros(12, np.int64))
+    losses = {name: METHODS[name](maps) for name in METHODS if not METHODS[name].needs_labels}
+    assert losses["kl"] == losses["mse"]
+    assert all(row[2] > row[4] > 0 for row in losses["hessian"].values())
+    assert compare(maps, losses, 4).unit == "divergence"
+    with pytest.raises(SearchError, match="one value a class"):
+        METHODS["alps"](maps)
+
+
 def test_rank_correlation():
     assert rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3, 4], [9, 8, 7, 1]) == pytest.approx(-1)
