@@ -17,6 +17,7 @@ from . import (
     search,
     sensitivity,
     sim,
+    train,
     verilog,
 )
 from .common import VerbGroup
@@ -33,6 +34,7 @@ for _module in (
     verilog,
     sim,
     quantize,
+    train,
     compile,
     inspect,
     run,
