@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,14 @@ from numpy.typing import NDArray
 
 from bitloop.binary import Binary
 from bitloop.devices.driver import Driver, MemoryMap
-from bitloop.devices.interface import Profile
+from bitloop.devices.interface import Profile, Trip
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 from bitloop.sim.build import Progress
 
 from .link.host import LinkBus, Patience
 from .link.line import SerialLine
-from .link.protocol import BAUD
+from .link.protocol import BAUD, CYCLE_BITS, LinkStatus
 from .targets import find_target
 from .virtual import VirtualBoard
 
@@ -52,6 +53,7 @@ class BoardDevice:
         self.bus: LinkBus | None = None
         self.driver: Driver | None = None
         self._cycle_limit = cycle_limit
+        self._trip: Trip | None = None
 
     def port(self) -> str:
         """Where the board is: a port or URL, with `@BAUD` if it is not `BAUD`. Raises `DeviceError`
@@ -91,9 +93,37 @@ class BoardDevice:
         self, inputs: Mapping[str, NDArray[np.uint8]]
     ) -> tuple[dict[str, NDArray[np.uint8]], Profile]:
         """As `Device.run`."""
-        if self.driver is None:
+        if self.driver is None or self.bus is None or self.driver.binary is None:
             raise DeviceError("no binary is loaded; call load first")
-        return self.driver.run(inputs)
+        bus, images = self.bus, len(next(iter(inputs.values()), ()))
+        before = bus.status()
+        traffic = dataclasses.replace(bus.traffic)
+        outputs = self.driver.infer(inputs)
+        sent, received = bus.traffic.sent - traffic.sent, bus.traffic.received - traffic.received
+        after = bus.status()
+        asking = bus.status()  # what looking at the counter takes
+        cycles = _passed(before, after) - _passed(after, asking)
+        self._trip = Trip(cycles // images, sent // images, received // images)
+        return outputs, self.driver.read_profile(len(self.driver.binary.layers))
+
+    def trip(self) -> Trip:
+        """As `interface.BoardDevice.trip`."""
+        if self._trip is None:
+            raise DeviceError("nothing has run yet")
+        return self._trip
+
+    @property
+    def megahertz(self) -> float | None:
+        """As `interface.BoardDevice.megahertz`; opens the link if it must."""
+        return self._clock()[0]
+
+    @property
+    def clock_note(self) -> str:
+        """As `interface.BoardDevice.clock_note`."""
+        return self._clock()[1]
+
+    def _clock(self) -> tuple[float | None, str]:
+        raise NotImplementedError
 
 
 class SerialDevice(BoardDevice):
@@ -101,6 +131,9 @@ class SerialDevice(BoardDevice):
 
     def port(self) -> str:
         return self.name.removeprefix(SERIAL)
+
+    def _clock(self) -> tuple[float | None, str]:
+        return self.open().description.clock_hertz / 1e6, "the clock of the board's bitstream"
 
 
 class VirtualDevice(BoardDevice):
@@ -116,7 +149,8 @@ class VirtualDevice(BoardDevice):
         self._progress = progress
 
     def port(self) -> str:
-        self.board = VirtualBoard(self.target, self.config, progress=self._progress)
+        clock = self._built()
+        self.board = VirtualBoard(self.target, self.config, clock, progress=self._progress)
         return f"{self.board.port}@{self.target.baud}"
 
     def close(self) -> None:
@@ -124,6 +158,22 @@ class VirtualDevice(BoardDevice):
         if self.board is not None:
             self.board.close()
             self.board = None
+
+    def _built(self) -> float | None:
+        """Clock in MHz that the last build of this board and core has met."""
+        from .build import achieved_megahertz
+
+        return achieved_megahertz(self.target.name, self.config)
+
+    def _clock(self) -> tuple[float | None, str]:
+        name, built = self.target.name, self._built()
+        running = self.board.clocks.megahertz if self.board is not None else built
+        if built is not None and built == running:
+            return built, "met by the last build"
+        return None, (
+            f"no build of {name} with this core has met its clock here: for times, run `bitloop "
+            f"build --board {name} --preset {self.config.name} -o DIR` first"
+        )
 
 
 def connect(port: str, patience: Patience | None = None) -> tuple[SerialLine, LinkBus]:
@@ -139,3 +189,8 @@ def connect(port: str, patience: Patience | None = None) -> tuple[SerialLine, Li
     except BaseException:
         line.close()
         raise
+
+
+def _passed(before: LinkStatus, after: LinkStatus) -> int:
+    """Cycles between two looks at the board's counter."""
+    return (after.cycles - before.cycles) % (1 << CYCLE_BITS)

@@ -26,7 +26,7 @@
 
 namespace {
 
-constexpr int kSlice = 2000;         // cycles between looks at the terminal
+constexpr int kSlice = 200;          // cycles between looks at the terminal
 constexpr uint64_t kPatience = 40000;  // longer than a byte at any baud rate takes
 constexpr size_t kQueued = 4096;     // bytes taken from the terminal ahead of the line
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from .binary import Binary
+from .board_time import BoardTime
 from .devices.interface import Profile
 
 
@@ -38,10 +39,12 @@ class LatencyReport:
     layers: tuple[LayerLatency, ...]
     tail: int
     """Cycles after the last layer's last output."""
+    board: BoardTime | None = None
+    """None for a device that is no board."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form; its keys are a public contract."""
-        return {
+        """The JSON form; its keys are a public contract. `board` is there for boards only."""
+        report = {
             "preset": self.preset,
             "device": self.device,
             "cycles": self.cycles,
@@ -50,6 +53,10 @@ class LatencyReport:
             "layers": [vars(layer) for layer in self.layers],
             "tail": self.tail,
         }
+        if self.board is not None:
+            cycles = [layer.cycles for layer in self.layers]
+            report["board"] = self.board.as_dict(self.head, cycles, self.tail)
+        return report
 
     def as_table(self) -> Table:
         table = Table(
@@ -59,7 +66,10 @@ class LatencyReport:
         table.add_column("operator")
         for heading in ("bits", "MACs", "cycles", "share", "utilization"):
             table.add_column(heading, justify="right")
-        table.add_row("head", "", "", "", *self._share(self.head), "", style="dim")
+        if self._ms(0):
+            table.add_column("ms", justify="right")
+        head, tail = self._ms(self.head), self._ms(self.tail)
+        table.add_row("head", "", "", "", *self._share(self.head), "", *head, style="dim")
         for layer in self.layers:
             table.add_row(
                 layer.name,
@@ -68,16 +78,27 @@ class LatencyReport:
                 f"{layer.macs:,}",
                 *self._share(layer.cycles),
                 f"{layer.utilization:.1%}",
+                *self._ms(layer.cycles),
             )
-        table.add_row("tail", "", "", "", *self._share(self.tail), "", style="dim")
+        table.add_row("tail", "", "", "", *self._share(self.tail), "", *tail, style="dim")
         table.caption = ", ".join(f"{name} {count:,}" for name, count in self.causes.items())
+        if self.board is not None:
+            table.caption = "\n".join([table.caption, *self.board.lines()])
+            table.caption_justify = "left"
         return table
+
+    def _ms(self, cycles: int) -> tuple[str, ...]:
+        """The cell of a column that is there where a clock is known."""
+        found = self.board.milliseconds(cycles) if self.board is not None else None
+        return () if found is None else (f"{found:.4f}",)
 
     def _share(self, cycles: int) -> tuple[str, str]:
         return f"{cycles:,}", f"{cycles / self.cycles:.1%}"
 
 
-def latency_report(binary: Binary, profile: Profile, device: str) -> LatencyReport:
+def latency_report(
+    binary: Binary, profile: Profile, device: str, board: BoardTime | None = None
+) -> LatencyReport:
     """Joins the binary's layers with the cycles the device measured for them."""
     config = binary.config
     layers = []
@@ -101,6 +122,7 @@ def latency_report(binary: Binary, profile: Profile, device: str) -> LatencyRepo
         head=profile.head,
         layers=tuple(layers),
         tail=profile.tail,
+        board=board,
     )
 
 

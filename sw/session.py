@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from bitloop.hw.config import CoreConfig
 
 from .binary import Binary
+from .board_time import BoardTime, board_time
 from .codes import decode, encode, flip_sign, from_raw, to_raw
-from .devices.interface import Device, MemoryModel, Profile, time_inference
+from .devices.interface import BoardDevice, Device, MemoryModel, Profile, time_inference
 from .errors import DataError, DeviceError
 from .host import apply as apply_host
 from .report import LatencyReport, latency_report
@@ -64,6 +65,11 @@ def open_device(
     )
 
 
+def is_board(name: str) -> bool:
+    """Whether a device's name is that of a board, real or virtual."""
+    return name.startswith(BOARDS)
+
+
 class Session:
     """A loaded network: `run` floats or `run_raw` codes, one array, or one an input by name."""
 
@@ -105,7 +111,19 @@ class Session:
                 f"device {self.device.name!r} has no notion of time; "
                 "measure on `verilator`, `model` or a board"
             )
-        return latency_report(self.binary, self.profile, self.device.name)
+        board = self._board_time(self.profile)
+        return latency_report(self.binary, self.profile, self.device.name, board)
+
+    def _board_time(self, measured: Profile) -> BoardTime | None:
+        """Of the last run, where the device is a board."""
+        device = self.device
+        if not isinstance(device, BoardDevice):
+            return None
+        model = open_device("model", self.binary.config)
+        model.load(self.binary)
+        predicted = time_inference(model, self.binary)
+        assert predicted is not None  # a model has time
+        return board_time(device.megahertz, device.clock_note, device.trip(), measured, predicted)
 
     def _run(self, memory: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
         outputs, self.profile = self.device.run(memory)

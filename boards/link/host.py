@@ -13,6 +13,7 @@ from bitloop.hw.registers import ADDRESS, Status
 
 from .line import Line
 from .protocol import (
+    CYCLE_BITS,
     DELIMITER,
     FRAME_BYTES,
     PAYLOAD_BYTES,
@@ -27,8 +28,10 @@ from .protocol import (
     LinkStatus,
 )
 
-POLL_LIMIT = 0.01
-"""Seconds between two looks at a running core, at most."""
+FIRST_POLL, LAST_POLL = 0.0001, 0.001
+"""Seconds between two looks at a running core: at first, and at last."""
+POSTED_LIMIT = 2 * WINDOW
+"""Writes that wait to go with what is asked for next."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class LinkBus:
     """Implements `Bus`: every call returns what it asked for, done exactly once, or raises
     `DeviceError` within `patience.board` seconds of the last answer.
 
+    Writes are posted: a few of them wait for the next call that asks for something, and go out
+    with it in one turn of the line; they are carried out before it, and their errors are its.
     After an error or an interrupt the next call starts by numbering requests afresh.
     """
 
@@ -84,6 +89,7 @@ class LinkBus:
         self._sequence = 0
         self._synchronized = False
         self._partial = bytearray()
+        self._posted: list[Request] = []
         self.description = self._synchronize()
 
     # ---- Bus ------------------------------------------------------------------------------------
@@ -94,7 +100,7 @@ class LinkBus:
 
     def write_register(self, address: int, value: int) -> None:
         payload = value.to_bytes(REGISTER_BYTES, "little")
-        self.exchange([Request(Command.WRITE_REGISTER, REGISTER_BYTES, address, payload)])
+        self._post([Request(Command.WRITE_REGISTER, REGISTER_BYTES, address, payload)])
 
     def read_memory(self, address: int, size: int) -> bytes:
         self._check_range(address, size)
@@ -111,7 +117,7 @@ class LinkBus:
     def write_memory(self, address: int, data: bytes) -> None:
         self._check_range(address, len(data))
         parts = [data[at : at + PAYLOAD_BYTES] for at in range(0, len(data), PAYLOAD_BYTES)]
-        self.exchange(
+        self._post(
             [
                 Request(Command.WRITE_MEMORY, len(part), address + PAYLOAD_BYTES * i, part)
                 for i, part in enumerate(parts)
@@ -119,13 +125,14 @@ class LinkBus:
         )
 
     def wait(self, max_cycles: int) -> bool:
-        start = self.status().cycles
-        pause = POLL_LIMIT / 64
-        while self.read_register(ADDRESS["status"]) & Status.BUSY:
-            if (self.status().cycles - start) % 2**48 > max_cycles:
-                return False
+        start, busy = self._look()
+        pause = FIRST_POLL
+        while busy:
             self._collect(self.line.read(pause))
-            pause = min(2 * pause, POLL_LIMIT)
+            pause = min(2 * pause, LAST_POLL)
+            now, busy = self._look()
+            if busy and (now - start) % (1 << CYCLE_BITS) > max_cycles:
+                return False
         return True
 
     # ---- beyond ----------------------------------------------------------------------------------
@@ -136,8 +143,10 @@ class LinkBus:
         return LinkStatus.decode(self.exchange([request])[0])
 
     def exchange(self, requests: Sequence[Request]) -> list[bytes]:
-        """Payloads of the answers, in order; up to `WINDOW` requests are under way at a time. Reads
-        and writes of the same memory do not belong into one call."""
+        """Payloads of the answers, in order; up to `WINDOW` requests are under way at a time. No
+        write of memory may follow a read of it in one call."""
+        posted, self._posted = self._posted, []
+        requests = [*posted, *requests]
         if not self._synchronized:
             found = self._synchronize()
             if found != self.description:
@@ -150,7 +159,32 @@ class LinkBus:
         payloads = exchange.run()
         self._sequence = (self._sequence + len(requests)) % SEQUENCES
         self._synchronized = True
-        return payloads
+        return payloads[len(posted) :]
+
+    def flush(self) -> None:
+        """Returns once everything that was written is there."""
+        self.exchange([])
+
+    def _post(self, requests: Sequence[Request]) -> None:
+        self._posted += requests
+        if len(self._posted) > POSTED_LIMIT:
+            self.flush()
+
+    def _look(self) -> tuple[int, bool]:
+        """The board's cycle counter, and whether the core works."""
+        status, register = self.exchange(
+            [
+                Request(Command.STATUS, 0, 0, expects=STATUS_BYTES),
+                Request(
+                    Command.READ_REGISTER,
+                    REGISTER_BYTES,
+                    ADDRESS["status"],
+                    expects=REGISTER_BYTES,
+                ),
+            ]
+        )
+        busy = int.from_bytes(register, "little") & Status.BUSY
+        return LinkStatus.decode(status).cycles, bool(busy)
 
     def _check_range(self, address: int, size: int) -> None:
         base, total = self.description.memory_base, self.description.memory_bytes

@@ -12,6 +12,7 @@ from bitloop.hw.registers import ADDRESS_BITS as REGISTER_ADDRESS_BITS
 
 from .access import Access
 from .protocol import (
+    CYCLE_BITS,
     HEADER_BYTES,
     PAYLOAD_BYTES,
     REGISTER_BYTES,
@@ -31,7 +32,6 @@ FIFO_BYTES = 1024
 """Between line and link, each way. Must hold `WINDOW` requests without payload; one block RAM."""
 TIMEOUT_CYCLES = 65536
 """A register or memory port that takes longer for one transfer is reported and not waited for."""
-CYCLE_BITS = 48
 
 
 class Link(wiring.Component):

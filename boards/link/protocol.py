@@ -49,6 +49,8 @@ STATUS_FIELDS = {"cycles": 8, "damaged": 4, "repeated": 4}
 """Of the payload that answers STATUS; bytes of each."""
 STATUS_BYTES = sum(STATUS_FIELDS.values())
 REGISTER_BYTES = 4
+CYCLE_BITS = 48
+"""The board counts cycles modulo two to this power."""
 
 
 class Command(enum.IntEnum):
@@ -141,7 +143,7 @@ class LinkStatus:
     """Counters of the board's side."""
 
     cycles: int
-    """Clock cycles since reset, modulo 2^48."""
+    """Clock cycles since reset, modulo 2^`CYCLE_BITS`."""
     damaged: int
     """Frames whose CRC was wrong, modulo 2^32."""
     repeated: int

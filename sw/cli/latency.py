@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bitloop latency`: cycles of one inference, from the core's own counters or its cycle model."""
+"""`bitloop latency`: cycles of one inference, from the core's own counters or its cycle model, and
+its time on a board."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def command(
     settings: SetOption = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Compare the model with the RTL; exit 1 if they differ."),
+        typer.Option(
+            "--verify", help="Compare the model with the RTL or the board; exit 1 if they differ."
+        ),
     ] = False,
     trace: Annotated[
         Path | None,
@@ -55,11 +58,16 @@ def command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report cycles by layer and by cause, measured on the RTL or predicted by its model.
+    """Report cycles by layer and by cause, measured on RTL or board, or predicted by the model.
 
     Causes sum to the cycles; so do head, layers and tail. Utilization is MACs over what the array
     could have done in a layer's cycles at its width. `--verify` asks both devices and names the
-    first layer or counter in which they differ, if any.
+    first layer or counter in which they differ, if any; a board may differ from the model in what
+    it waits, not in compute and drain.
+
+    On a board (`--device serial:PORT` or `virtual:BOARD`) the report also has milliseconds, of
+    compute, of transfer over the link and end to end, and frames per second, where the clock is
+    known: a real board's is its bitstream's, a virtual one's needs `bitloop build` once.
 
     `--trace` writes a trace for ui.perfetto.dev (a cycle as a microsecond): layers, cause of every
     cycle, instructions on array, loader, storer and sequencer. `--html` writes one page without
@@ -69,13 +77,17 @@ def command(
     Example: bitloop latency net.bitloop --memory latency=80,bytes=4 --json
 
     Example: bitloop latency net.bitloop --device model --trace t.json --html r.html
+
+    Example: bitloop latency net.bitloop --device virtual:ulx3s-85f --verify
     """
     from ..binary import Binary
     from ..files import check_output
     from ..report import first_difference
-    from ..session import Session, open_device
+    from ..session import Session, is_board, open_device
 
     model = parse_memory(memory)
+    if memory is not None and is_board(device):
+        raise DataError(f"--memory: {device} has its own; leave the option out")
     outputs: list[Path] = []
     for option, path in (("--trace", trace), ("--html", html)):
         if path is None:
@@ -89,7 +101,8 @@ def command(
     loaded = Binary.load(binary)
     loaded.check_config(configure_loaded(loaded.config, preset, settings))
     reports: list[LatencyReport] = []
-    for name in ("verilator", "model") if verify else (device,):
+    both = verify and not is_board(device)
+    for name in ("verilator", "model") if both else (device,):
         with progress(f"loading {binary} on {name}") as say:
             opened = open_device(name, loaded.config, model, say, record=bool(outputs))
             session = Session(loaded, opened)
@@ -97,9 +110,12 @@ def command(
             reports.append(session.measure())
             if len(reports) == 1:
                 _draw(session, reports[0], _Files(binary, trace, html), model)
-    if not verify:
+    if not both:
         _show(reports[0], as_json)
         _say_written(trace, html, as_json)
+        board = reports[0].board
+        if verify and board is not None and board.difference() is not None:
+            raise typer.Exit(1)
         return
     difference = first_difference(*reports)
     if as_json:

@@ -70,6 +70,33 @@ class TimingDevice(Device, Protocol):
         """Of one inference of the binary loaded."""
 
 
+@dataclass(frozen=True)
+class Trip:
+    """One inference from a host's view: inputs to the board, the run, outputs back."""
+
+    cycles: int
+    """Of the board's clock, by its own counter; those of the run included."""
+    sent: int
+    """Bytes on the line to the board, all that surrounds the data included."""
+    received: int
+
+
+@runtime_checkable
+class BoardDevice(Device, Protocol):
+    """A device with a clock of its own, at the end of a line."""
+
+    @property
+    def megahertz(self) -> float | None:
+        """The clock, None where nobody knows that the board can run at it."""
+
+    @property
+    def clock_note(self) -> str:
+        """Where the clock is known from, or what to do to know it."""
+
+    def trip(self) -> Trip:
+        """Of the last run, an image on average."""
+
+
 def time_inference(device: Device, binary: Binary) -> Profile | None:
     """Profile of one inference of the binary loaded on `device`, which does not depend on what is
     in the images; None where the device has no notion of time."""

@@ -83,6 +83,7 @@ def test_memory_of_any_address_and_size(board):
             model[at : at + size] = data
         else:
             assert bus.read_memory(MEMORY_BASE + at, size) == model[at : at + size]
+    bus.flush()
     assert board.memory.tobytes() == model
     assert bus.traffic.repeats == bus.traffic.damaged == 0
     with pytest.raises(DeviceError, match="outside the memory of bench"):
@@ -178,6 +179,7 @@ def test_faults_lose_and_double_nothing(rate, pauses, operations):
             else:
                 assert bus.read_memory(MEMORY_BASE + at, size) == model[at : at + size]
             done += -(-size // PAYLOAD_BYTES)
+    bus.flush()
     assert board.register_writes == written
     assert board.memory.tobytes() == model
     assert board.violation == ""
@@ -197,10 +199,13 @@ def test_a_port_that_does_not_answer_is_reported_and_the_link_lives(board):
         bus.read_memory(MEMORY_BASE, 4096)
     with pytest.raises(DeviceError, match="does not answer"):
         bus.write_memory(MEMORY_BASE, b"more")
+        bus.flush()
     bus.write_register(0x10, 1)
+    bus.flush()
     board.silence_registers(True)
     with pytest.raises(DeviceError, match=r"does not answer.*write register"):
         bus.write_register(0x10, 2)
+        bus.flush()
     assert bus.status().cycles > 0
     assert board.register_writes == [(0x10, 1)]
 
@@ -210,6 +215,7 @@ def test_errors_of_the_bus_name_the_address(board):
     board.set_fault(Fault.WRITE_ERROR, MEMORY_BASE + 1024)
     with pytest.raises(DeviceError, match=r"bus answers with an error.*write memory.*0x10000400"):
         bus.write_memory(MEMORY_BASE, bytes(4096))
+        bus.flush()
     board.set_fault(Fault.NONE, 0)
     bus.write_memory(MEMORY_BASE, bytes(range(256)))
     assert bus.read_memory(MEMORY_BASE, 256) == bytes(range(256))
@@ -218,11 +224,14 @@ def test_errors_of_the_bus_name_the_address(board):
 def test_a_board_that_was_reset_is_noticed(board):
     bus = LinkBus(board, SOON)
     bus.write_register(0, 1)
+    bus.flush()
     other = Board()
     bus.line = other
+    bus.write_register(0, 2)
     with pytest.raises(DeviceError, match="was reset"):
-        bus.write_register(0, 2)
+        bus.flush()
     bus.write_register(0, 3)
+    bus.flush()
     assert other.register_writes == [(0, 3)]
     other.close()
 
@@ -236,6 +245,7 @@ def test_bursts_reach_their_share_of_the_line(writes, latency):
     start = board.cycles
     if writes:
         bus.write_memory(MEMORY_BASE, data)
+        bus.flush()
         assert board.memory[: len(data)].tobytes() == data
     else:
         board.memory[: len(data)] = list(data)
@@ -256,3 +266,22 @@ def test_what_overruns_the_uart_is_sent_again():
     bus.write_memory(MEMORY_BASE + 3, data)
     assert bus.read_memory(MEMORY_BASE + 3, len(data)) == data
     board.close()
+
+
+def test_writes_go_with_the_next_question_and_before_it(board):
+    bus = LinkBus(board, SOON)
+    bus.write_memory(MEMORY_BASE + 7, b"posted")
+    bus.write_register(0x20, 5)
+    assert not board.register_writes and not board.memory.any()
+    before = board.cycles
+    assert bus.read_register(0x20) == 1  # one write before it
+    together = board.cycles - before
+    assert board.memory[7:13].tobytes() == b"posted"
+    assert board.register_writes == [(0x20, 5)]
+    apart = board.cycles
+    bus.write_memory(MEMORY_BASE + 7, b"posted")
+    bus.flush()
+    bus.write_register(0x20, 5)
+    bus.flush()
+    bus.read_register(0x20)
+    assert together < board.cycles - apart

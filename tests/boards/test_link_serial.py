@@ -159,10 +159,12 @@ def test_a_board_that_wedges_is_reported_in_time(how):
         line = SerialLine(far.url, BAUD, 1.5)
         bus = LinkBus(line)
         bus.write_register(0, 1)
+        bus.flush()
         wedged.set()
         start = time.monotonic()
         with pytest.raises(DeviceError, match=r"bench has not answered for 1.5 s \(write memory"):
             bus.write_memory(MEMORY_BASE, bytes(20_000))
+            bus.flush()
         assert time.monotonic() - start < ANSWERS_WITHIN
         line.close()
     board.close()
@@ -179,6 +181,7 @@ def test_a_port_that_vanishes_is_reported_in_time():
     with pytest.raises(DeviceError, match="is gone|cannot be written"):
         for _ in range(3):
             bus.write_register(0, 1)
+            bus.flush()
     assert time.monotonic() - start < ANSWERS_WITHIN
     line.close()
     board.close()
