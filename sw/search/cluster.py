@@ -44,7 +44,7 @@ class Cluster:
                 }
             ):
                 self._local = LocalCluster(
-                    n_workers=0, dashboard_address=None, silence_logs=50, host="127.0.0.1"
+                    n_workers=0, dashboard_address=":0", silence_logs=50, host="127.0.0.1"
                 )
             address = self._local.scheduler_address
             self.processes = [_worker(address) for _ in range(count)]
@@ -87,13 +87,9 @@ class Cluster:
         try:
             for call in calls:
                 parts = [self._argument(part) for part in call]
-                if self._local is None:
-                    parts = [function, sources(), *parts]
-                futures.append(
-                    self.client.submit(
-                        _checked if self._local is None else function, *parts, pure=False
-                    )
-                )
+                # Elsewhere there may be another version; processes started here have this one.
+                elsewhere = [_checked, function, sources()] if self._local is None else [function]
+                futures.append(self.client.submit(*elsewhere, *parts, pure=False))
             for finished, _ in enumerate(
                 as_completed(futures, loop=self.client.loop, raise_errors=False), 1
             ):
