@@ -8,6 +8,7 @@ import typer
 from . import (
     build,
     compile,
+    devices,
     inspect,
     isa,
     latency,
@@ -17,6 +18,7 @@ from . import (
     search,
     sensitivity,
     sim,
+    store,
     train,
     verilog,
 )
@@ -41,9 +43,11 @@ for _module in (
     latency,
     search,
     sensitivity,
+    store,
     presets,
     isa,
     build,
+    devices,
 ):
     app.command(_module.NAME)(_module.command)
 
