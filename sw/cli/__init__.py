@@ -18,7 +18,6 @@ from . import (
     search,
     sensitivity,
     sim,
-    store,
     train,
     verilog,
 )
@@ -43,7 +42,6 @@ for _module in (
     latency,
     search,
     sensitivity,
-    store,
     presets,
     isa,
     build,
