@@ -71,8 +71,8 @@ class Built:
             "area": {
                 "used": area,
                 "available": {
-                    "luts": part.logic_cells,
-                    "flip_flops": part.logic_cells,
+                    "luts": part.luts,
+                    "flip_flops": part.flip_flops,
                     "block_rams": part.block_rams,
                     "multipliers": part.multipliers,
                 },
@@ -218,8 +218,8 @@ def flash(target: Target, bitstream: Path) -> None:
 def _check_fits(target: Target, config: CoreConfig, synthesized: Synthesized) -> None:
     area, part = synthesized.area, target.part
     for what, used, available in (
-        ("LUT4", area.luts, part.logic_cells),
-        ("flip-flops", area.flip_flops, part.logic_cells),
+        ("LUT4", area.luts, part.luts),
+        ("flip-flops", area.flip_flops, part.flip_flops),
         ("block RAMs", area.block_rams, part.block_rams),
         ("multipliers", area.multipliers, part.multipliers),
     ):

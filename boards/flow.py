@@ -100,7 +100,7 @@ def synthesize(verilog: str, part: Part, say: Say) -> Synthesized:
     if part.family == "ecp5":
         mapping = f"scratchpad -set abc9.D {SYNTHESIS_PICOSECONDS}; synth_ecp5 -top {TOP}"
     else:
-        mapping = f"synth_gowin -family gw2a -top {TOP} -json mapped.json"
+        mapping = f"synth_gowin -family gw2a -top {TOP} -noiopads -json mapped.json"
     script = (
         f"read_verilog top.v; setattr -mod -set keep_hierarchy 1 {apart}; {mapping}; "
         f"setattr -mod -unset keep_hierarchy {apart}; flatten; opt_clean -purge; "

@@ -9,7 +9,7 @@ from .target import Part
 def _ecp5(
     size: str, option: str, package: str, speed: str, cells: int, rams: int, multipliers: int
 ) -> Part:
-    return Part("ecp5", f"LFE5U-{size}", option, package, speed, cells, rams, multipliers)
+    return Part("ecp5", f"LFE5U-{size}", option, package, speed, cells, cells, rams, multipliers)
 
 
 # The 12F is a 25F by another name, in the tools as in the silicon.
@@ -24,7 +24,8 @@ GW2AR_18 = Part(
     "GW2AR-LV18QN88C8/I7",
     "QFN88",
     "C8/I7",
-    logic_cells=20736,
+    luts=20736,
+    flip_flops=15552,
     block_rams=46,
     multipliers=48,
     database="GW2A-18C",

@@ -27,8 +27,9 @@ class Part:
     """nextpnr's option or device name."""
     package: str
     speed: str
-    logic_cells: int
-    """LUT4 with a flip-flop each."""
+    luts: int
+    """LUT4."""
+    flip_flops: int
     block_rams: int
     """Of 18 kbit."""
     multipliers: int

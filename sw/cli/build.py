@@ -134,7 +134,7 @@ def _show(built: Built, written: dict[str, Path]) -> None:
     total = built.synthesized.area
     counts = (total.luts, total.flip_flops, total.block_rams, total.multipliers)
     table.add_row("all", *(f"{count:,}" for count in counts), end_section=True)
-    there = (part.logic_cells, part.logic_cells, part.block_rams, part.multipliers)
+    there = (part.luts, part.flip_flops, part.block_rams, part.multipliers)
     table.add_row(part.name, *(f"{count:,}" for count in there))
     print_table(table)
     typer.echo(
