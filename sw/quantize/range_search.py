@@ -25,6 +25,8 @@ class _Counted:
 
     passes: ClassVar[int] = 2
     bins: ClassVar[int] = 8192
+    zeros: ClassVar[bool] = True
+    """Whether exact zeros count."""
 
     def __init__(self, setting: Setting) -> None:
         self.scheme = setting.scheme
@@ -36,7 +38,8 @@ class _Counted:
             low, high = torch.aminmax(values)
             self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
         elif self.low < self.high:
-            counts = torch.histc(values.float(), self.bins, self.low, self.high)
+            values = values.float() if self.zeros else values[values != 0].float()
+            counts = torch.histc(values, self.bins, self.low, self.high)
             self.counts += counts.numpy()
 
     def next_pass(self) -> None:
@@ -110,11 +113,13 @@ class ActivationRedistribution(_Search):
 
     The probability of what lies outside is redistributed to the outermost values inside, giving P;
     that of each code, without what was redistributed, spread evenly over the values inside that the
-    code stands for, gives Q. Least KL(P || Q) over 2048 bins, each end of the range free. (The
-    paper names the principle; grid and divergence are ours: TensorRT's, made two-sided.)
+    code stands for, gives Q. Least KL(P || Q) over 2048 bins, each end of the range free. Zeros,
+    which any zero-point represents exactly, are not counted. (The paper names the principle; grid
+    and divergence are ours: TensorRT's, made two-sided.)
     """
 
     bins: ClassVar[int] = 2048
+    zeros: ClassVar[bool] = False
 
     def score(self, codes: ActivationParameters) -> float:
         low, high = codes.range
@@ -136,9 +141,10 @@ class KullbackLeibler(_Counted):
     """TensorRT's calibration (Migacz, GTC 2017): |x| in 2048 bins; clipping to the first i gives P,
     the rest added to its last bin, and the same bins merged into as many as there are codes and
     spread again over those not empty give Q. The threshold is (i + 0.5) bins for least KL(P || Q),
-    every eighth i tried."""
+    every eighth i tried. Zeros, which are exact anyhow, are not counted."""
 
     bins: ClassVar[int] = 2048
+    zeros: ClassVar[bool] = False
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
