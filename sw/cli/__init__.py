@@ -18,6 +18,7 @@ from . import (
     search,
     sensitivity,
     sim,
+    store,
     train,
     verilog,
 )
@@ -42,6 +43,7 @@ for _module in (
     latency,
     search,
     sensitivity,
+    store,
     presets,
     isa,
     build,
