@@ -3,6 +3,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -27,8 +34,9 @@ def integer_program(problem: Problem, *, seed: int = 0) -> Choice | None:
     for name, limit in problem.budgets.items():
         table = problem.costs[name]
         cost = np.array([sum(table[n][w] for n in units[u][0]) for u, w in options])
-        scale = max(np.abs(cost).max(), np.finfo(np.float64).tiny)
-        rows.append(LinearConstraint(cost[np.newaxis] / scale, -np.inf, limit / scale))
+        # Its rows may be off by 1e-6: scaled, that is 1e-10 of the largest cost.
+        scale = 1e4 / max(np.abs(cost).max(), np.finfo(np.float32).tiny)
+        rows.append(LinearConstraint(cost[np.newaxis] * scale, -np.inf, limit * scale))
     cuts = []
     for choice in problem.excluded:
         taken = np.array([all(choice.get(n) == w for n in units[u][0]) for u, w in options], float)
@@ -39,13 +47,14 @@ def integer_program(problem: Problem, *, seed: int = 0) -> Choice | None:
     objective = loss * (1e3 / largest) if largest > 0 else loss
     while True:
         taboo = [LinearConstraint(np.array(cuts), -np.inf, len(units) - 1)] if cuts else []
-        result = milp(
-            objective,
-            integrality=np.ones(len(options)),
-            bounds=Bounds(0, 1),
-            constraints=[*rows, *taboo],
-            options={"mip_rel_gap": 0.0},
-        )
+        with _quiet():
+            result = milp(
+                objective,
+                integrality=np.ones(len(options)),
+                bounds=Bounds(0, 1),
+                constraints=[*rows, *taboo],
+                options={"mip_rel_gap": 0.0},
+            )
         if result.status == 2:  # infeasible
             return None
         if result.x is None:
@@ -58,6 +67,33 @@ def integer_program(problem: Problem, *, seed: int = 0) -> Choice | None:
         if problem.meets(ordered):
             return _cheapest(problem, ordered)
         cuts.append(taken.astype(float))
+
+
+_QUIET = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing that the C library prints in here reaches stdout: the HiGHS of SciPy 1.17 prints a
+    line of its own debugging now and then, whatever its options, into what may be JSON."""
+    with _QUIET:
+        try:
+            sys.stdout.flush()
+            flush = ctypes.CDLL(None).fflush
+            saved = os.dup(1)
+        except (AttributeError, OSError, TypeError, ValueError):  # no stdout, or no such library
+            yield
+            return
+        try:
+            flush(None)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.close(nowhere)
+            yield
+        finally:
+            flush(None)
+            os.dup2(saved, 1)
+            os.close(saved)
 
 
 def _cheapest(problem: Problem, choice: Choice) -> Choice:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import ctypes
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +145,22 @@ def test_small_losses_are_told_apart_beside_large_ones():
     losses = {"a": {8: 0.0, 4: 1e-7, 2: 5.0}, "b": {8: 0.0, 4: 3e-7, 2: 5.0}}
     cycles = {"a": {8: 10, 4: 5, 2: 3}, "b": {8: 10, 4: 5, 2: 3}}
     assert integer_program(Problem(losses, {"cycles": cycles}, {"cycles": 15})) == {"a": 4, "b": 8}
+
+
+def test_the_solver_prints_nothing(capfd):
+    """Problems on which the HiGHS of SciPy 1.17 prints, from C, what it is debugging."""
+    generator = np.random.default_rng(1)
+    for _ in range(6):
+        steps = generator.lognormal(-3, 2, (54, 2)).cumsum(axis=1)
+        losses = {f"{n}": {8: 0.0, 4: a, 2: b} for n, (a, b) in enumerate(steps.tolist())}
+        cycles = {
+            f"{n}": {w: int(size * w / 8 + generator.integers(0, size // 10)) for w in WIDTHS}
+            for n, size in enumerate(generator.integers(2000, 400000, 54))
+        }
+    assert len(pareto(Problem(losses, {"cycles": cycles}, {}), "cycles", 10)) == 10
+    print("what others print is kept")
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr() == ("what others print is kept\n", "")
 
 
 def test_budgets_bind_together():
