@@ -8,6 +8,7 @@ from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from bitloop.hw.axi import axi_lite_signature, axi_read_signature, axi_write_signature
+from bitloop.hw.fifo import Fifo
 from bitloop.hw.registers import ADDRESS_BITS as REGISTER_ADDRESS_BITS
 
 from .access import Access
@@ -78,7 +79,10 @@ class Link(wiring.Component):
         m.submodules.receiver = receiver = Receiver()
         m.submodules.sender = sender = Sender()
         wiring.connect(m, wiring.flipped(self.rx), received.w_stream)
-        wiring.connect(m, received.r_stream, receiver.sink)
+        # The queue's block RAM is slow to answer, and what follows it is deep.
+        m.submodules.staged = staged = Fifo(8, 2)
+        wiring.connect(m, received.r_stream, staged.sink)
+        wiring.connect(m, staged.source, receiver.sink)
         wiring.connect(m, sender.source, sending.w_stream)
         wiring.connect(m, sending.r_stream, wiring.flipped(self.tx))
 
@@ -114,29 +118,36 @@ class Link(wiring.Component):
         command = Signal(8)
         on_registers, writes, legal = Signal(), Signal(), Signal()
         has_length = Signal()
-        m.d.comb += [
+        is_sync, is_next, is_known = Signal(), Signal(), Signal()
+        # The header stays while a frame is found: what follows from it is worked out in steps, of
+        # which the states before JUDGE leave two, and those before BEGIN three.
+        m.d.comb += command.eq(header.code)
+        m.d.sync += [
             age.eq(expected - header.sequence),
-            command.eq(header.code),
+            is_sync.eq(command == Command.SYNC),
             on_registers.eq(
                 (command == Command.READ_REGISTER) | (command == Command.WRITE_REGISTER)
             ),
             writes.eq((command == Command.WRITE_REGISTER) | (command == Command.WRITE_MEMORY)),
             has_length.eq(receiver.size == Mux(writes, header.length, 0)),
+            is_next.eq(age == 0),
+            is_known.eq(age <= kept),
+            legal.eq(0),
         ]
         with m.Switch(command):
             with m.Case(Command.READ_REGISTER, Command.WRITE_REGISTER):
-                m.d.comb += legal.eq(
+                m.d.sync += legal.eq(
                     has_length
                     & (header.length == REGISTER_BYTES)
                     & (header.argument[:2] == 0)
                     & (header.argument[REGISTER_ADDRESS_BITS:] == 0)
                 )
             with m.Case(Command.READ_MEMORY, Command.WRITE_MEMORY):
-                m.d.comb += legal.eq(
+                m.d.sync += legal.eq(
                     has_length & (header.length != 0) & (header.length <= PAYLOAD_BYTES)
                 )
             with m.Case(Command.STATUS):
-                m.d.comb += legal.eq(has_length)
+                m.d.sync += legal.eq(has_length)
 
         # ---- answers that can be given again -----------------------------------------------------
         answers = memory.Memory(shape=8 + 32, depth=WINDOW, init=[])
@@ -202,12 +213,16 @@ class Link(wiring.Component):
                     strobe.eq(0),
                 ]
                 with m.If(receiver.found):
-                    m.next = "JUDGE"
+                    m.next = "DECODE"
+            with m.State("DECODE"):
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.next = "JUDGE"
             with m.State("JUDGE"):
                 m.next = "ANSWER"
                 with m.If(~receiver.good):
                     m.d.sync += [answer.eq(Answer.DAMAGED), damaged.eq(damaged + 1)]
-                with m.Elif((command == Command.SYNC) & has_length):
+                with m.Elif(is_sync & has_length):
                     m.d.sync += [
                         expected.eq(header.sequence + 1),
                         synchronized.eq(1),
@@ -217,13 +232,13 @@ class Link(wiring.Component):
                     m.next = "DESCRIBE"
                 with m.Elif(~synchronized):
                     m.d.sync += answer.eq(Answer.UNSYNCHRONIZED)
-                with m.Elif(age == 0):
+                with m.Elif(is_next):
                     m.d.comb += self.accepted.eq(1)
                     m.d.sync += [fresh.eq(1), expected.eq(expected + 1)]
                     with m.If(kept != WINDOW):
                         m.d.sync += kept.eq(kept + 1)
                     m.next = "BEGIN"
-                with m.Elif(age <= kept):
+                with m.Elif(is_known):
                     m.d.sync += repeated.eq(repeated + 1)
                     m.next = "REPEAT"
                 with m.Else():
