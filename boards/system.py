@@ -122,7 +122,9 @@ def _from_master(
 def _seen(m: Module, event: Signal, name: str) -> Signal:
     """High for a while after each event, so that an eye sees it."""
     left = Signal(SEEN_BITS, name=f"{name}_seen")
-    with m.If(event):
+    noticed = Signal(name=f"{name}_noticed")  # so that nobody waits for a light
+    m.d.sync += noticed.eq(event)
+    with m.If(noticed):
         m.d.sync += left.eq((1 << SEEN_BITS) - 1)
     with m.Elif(left != 0):
         m.d.sync += left.eq(left - 1)

@@ -61,7 +61,7 @@ class BoardTop(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         pins = self.pins
-        main, shifted, locked = Signal(), Signal(), Signal()
+        main, shifted, locked = (Signal(name=name) for name in ("main", "shifted", "locked"))
         for name in ("sync", "always", "shifted"):
             domain = ClockDomain(name, reset_less=name != "sync")
             m.domains += domain
