@@ -51,6 +51,27 @@ def quantize(
     operators that are not supported, `DataError` for unsuitable images, widths, methods or layer
     names.
     """
+    program, parameters = decide(
+        program, x, weights, ranges=ranges, method=method, scheme=scheme,
+        weight_method=weight_method, per_tensor=per_tensor, repairs=repairs, progress=progress,
+    )  # fmt: skip
+    return write_program(program, parameters)
+
+
+def decide(
+    program: ExportedProgram,
+    x: np.ndarray,
+    weights: int | Mapping[str, int] = 8,
+    *,
+    ranges: ActivationRanges | None = None,
+    method: str = "minmax",
+    scheme: ActivationScheme = UINT8,
+    weight_method: str = "default",
+    per_tensor: bool = False,
+    repairs: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[ExportedProgram, QuantizationParameters]:
+    """What `quantize` writes: the float program, repaired, and its parameters."""
     check_float(program)
     check_repairs(repairs)
     bits = layer_widths(program, weights)
@@ -62,7 +83,7 @@ def quantize(
     parameters = choose_parameters(
         program, bits, ranges, weight_method=weight_method, per_tensor=per_tensor
     )
-    return write_program(program, repair_parameters(program, parameters, x, repairs))
+    return program, repair_parameters(program, parameters, x, repairs)
 
 
 def choose_parameters(
