@@ -6,6 +6,8 @@ only when asked to."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from .devices.interface import BoardDevice, Device, MemoryModel, Profile, time_i
 from .errors import DataError, DeviceError
 from .host import apply as apply_host
 from .report import LatencyReport, latency_report
+
+if TYPE_CHECKING:
+    from bitloop.sim.store import Store
 
 DEVICES = ("reference", "model", "verilator")
 BOARDS = ("serial:", "virtual:")
@@ -68,6 +73,20 @@ def open_device(
 def is_board(name: str) -> bool:
     """Whether a device's name is that of a board, real or virtual."""
     return name.startswith(BOARDS)
+
+
+def open_store(path: Path | None = None) -> Store:
+    """The measurement store, the common one by default. Raises `StoreError`."""
+    from bitloop.sim.store import Store
+
+    return Store(path)
+
+
+def stored(device: Device, store: Store) -> Device:
+    """`device`, measuring only what `store` does not know."""
+    from bitloop.sim.stored import stored as wrapped
+
+    return wrapped(device, store)
 
 
 class Session:

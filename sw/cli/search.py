@@ -72,9 +72,19 @@ def command(
             "--eval", metavar="E.npz", help="Scores on these instead of half of the data."
         ),
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="Sensitivity to go by; `bitloop sensitivity --help` lists them.")
+    sensitivity: Annotated[
+        str,
+        typer.Option(metavar="METHOD", help="What ranks; `bitloop sensitivity --help` lists them."),
     ] = "kl",
+    calibration: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD", help="Ranges of activations, as `bitloop quantize --method`."
+        ),
+    ] = "minmax",
+    weight_method: Annotated[
+        str, typer.Option(metavar="METHOD", help="Of weights, as `bitloop quantize`.")
+    ] = "default",
     pareto: Annotated[
         int, typer.Option(metavar="N", help="Find a Pareto front of N points too.")
     ] = 0,
@@ -130,9 +140,6 @@ def command(
         raise DataError(f"--html and --output both name {html}; give each a file of its own")
     check_output(output)
     with progress("loading PyTorch") as say:
-        from bitloop.sim.store import Store
-        from bitloop.sim.stored import stored
-
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program
         from ..programs import save_program
@@ -141,17 +148,24 @@ def command(
         from ..search.memo import Forgetful
         from ..search.tasks import DeviceRecipe
         from ..search.work import Processes
-        from ..session import open_device
+        from ..session import open_device, open_store, stored
 
         budget = Budget(budget_cycles, budget_ratio, budget_ms, budget_weight_bytes)
         budget.check()
         points = pareto or (HTML_POINTS if html else 0)
-        how = Settings(method, points, rivals, points if html else 0, seed)
+        how = Settings(
+            method=sensitivity,
+            pareto=points,
+            rivals=rivals,
+            proxies=points if html else 0,
+            seed=seed,
+            quantization={"method": calibration, "weight_method": weight_method},
+        )
         how.check()
         program = load_program(network)
         images = load_dataset(data)
         scoring = load_dataset(evaluation) if evaluation else None
-        store = None if fresh else Store()
+        store = None if fresh else open_store()
 
         def opened(name: str):
             found = open_device(name, config, model, say)

@@ -169,7 +169,7 @@ def test_a_page_is_written_beside_the_network(network, tmp_path, fresh_store):
     "extra, word",
     [
         (("--budget-ms", "1"), "one budget"),
-        (("--method", "magic"), "kl"),
+        (("--sensitivity", "magic"), "kl"),
         (("--pareto", "1"), "2 or more"),
     ],
 )
