@@ -98,8 +98,10 @@ class Built:
             "memory_bytes": self.target.memory_bytes,
             "tools": tool_versions(part),
             "synthesis_seconds": self.synthesized.seconds,
+            "synthesis_processor_seconds": self.synthesized.processor_seconds,
             "synthesis_peak_bytes": self.synthesized.memory_bytes,
             "place_and_route_seconds": self.routed.seconds,
+            "place_and_route_processor_seconds": self.routed.processor_seconds,
             "place_and_route_peak_bytes": self.routed.memory_bytes,
             "bitstream_sha256": hashlib.sha256(self.bitstream.read_bytes()).hexdigest(),
         }

@@ -69,6 +69,7 @@ class Synthesized:
     blocks: dict[str, Area]
     seconds: float
     memory_bytes: int
+    processor_seconds: float = 0.0
 
     @property
     def area(self) -> Area:
@@ -88,6 +89,7 @@ class Routed:
     """Segments: `kind`, `name`, `nanoseconds`."""
     seconds: float
     memory_bytes: int
+    processor_seconds: float = 0.0
 
 
 def synthesize(verilog: str, part: Part, say: Say) -> Synthesized:

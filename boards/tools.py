@@ -48,6 +48,7 @@ class Spent:
     seconds: float
     memory_bytes: int
     """Most that it held at a time."""
+    processor_seconds: float = 0.0
 
 
 def phase_of(line: str) -> str | None:
@@ -105,7 +106,8 @@ def run_tool(
         raise DeviceError(
             f"{what} failed ({module}); its log is {path}:\n" + "\n".join(errors[:10])
         )
-    return Spent(time.monotonic() - started, usage.ru_maxrss * 1024)
+    processor = usage.ru_utime + usage.ru_stime
+    return Spent(time.monotonic() - started, usage.ru_maxrss * 1024, processor)
 
 
 def version_of(package: str) -> str:

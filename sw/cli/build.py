@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bitloop.boards.build import Built
 
 NAME = "build"
+INTERRUPTED = 130
+"""Exit code, as a shell gives it."""
 
 GENERIC = "generic-axi"
 """The bare core with AXI ports, for boards and tools of others."""
@@ -77,9 +79,19 @@ def command(
 
     target = find_target(board)
     config = configure(preset or target.preset, settings)
-    with progress(f"building {target.title} with {config.name}") as say:
-        built = build_board(target, config, say, range(seed, seed + seeds), megahertz)
-        written = write_build(built, output)
+    try:
+        with progress(f"building {target.title} with {config.name}") as say:
+            built = build_board(target, config, say, range(seed, seed + seeds), megahertz)
+    except KeyboardInterrupt:
+        from bitloop.boards.tools import results_folder
+
+        typer.echo(
+            f"bitloop: interrupted; steps that were finished, and the logs, are in "
+            f"{results_folder()}: the same command goes on from there",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    written = write_build(built, output)
     if as_json:
         print_json(built.report())
     else:

@@ -62,3 +62,14 @@ def test_what_cannot_be_built_is_refused(arguments, message, tmp_path):
     filled = [a.format(tmp=tmp_path / "out", file=tmp_path / "file") for a in arguments]
     assert message in refused(*filled)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interruption_says_where_things_are(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("BITLOOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("bitloop.boards.build.emit_board", interrupted)
+    result = run("--board", "ulx3s-12f", "-o", tmp_path / "out")
+    assert result.exit_code == 130
+    assert f"logs, are in {tmp_path / 'cache' / 'boards'}" in result.output
