@@ -41,7 +41,7 @@ class TrainingOptions:
     """`none`, `shift` (by up to an eighth of the size) or `mirror-shift`."""
     activation_bits: int = 8
     """Below 8: a simulation of activations that the core does not have."""
-    frozen: float = 0.2
+    frozen: float = 0.1
     """Last part of the training in which batch-norm keeps its statistics, as the exported network
     does."""
     seed: int = 0

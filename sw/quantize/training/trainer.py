@@ -109,7 +109,12 @@ def train(
         with torch.random.fork_rng(devices=()):  # its only use: an auxiliary module's first values
             torch.manual_seed(options.seed)
             training = Training(program, data, layer_widths(program, weights), options)
-        return training.run(checkpoint, resume, progress)
+        finished = training.run(checkpoint, resume, progress)
+        parameters = training.network.eval().quantization()
+        return TrainingResult(
+            write_program(program, parameters), parameters, tuple(training.losses), training.step,
+            training.seconds, finished,
+        )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
 
@@ -156,22 +161,16 @@ class Training:
             *checkpoints.fingerprint(program, data), self.bits, options.as_dict()
         )
 
-    def run(
-        self, checkpoint: Path | None, resume: bool, progress: Callable[[State], None]
-    ) -> TrainingResult:
+    def run(self, checkpoint: Path | None, resume: bool, progress: Callable[[State], None]) -> bool:
+        """Trains; whether to the end, or until Ctrl-C."""
         if resume and checkpoint is not None and checkpoint.exists():
             self.restore(checkpoint)
         self.network.train()
         with deferred_interrupt() as interrupted:
-            done = self._steps(checkpoint, progress, interrupted)
+            finished = self._steps(checkpoint, progress, interrupted)
         if checkpoint is not None:
             self.save(checkpoint)
-        self.network.eval()
-        parameters = self.network.quantization()
-        return TrainingResult(
-            write_program(self.program, parameters), parameters, tuple(self.losses), self.step,
-            self.seconds, done,
-        )  # fmt: skip
+        return finished
 
     def _steps(
         self,
