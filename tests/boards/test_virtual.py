@@ -19,7 +19,7 @@ from bitloop.errors import BinaryError, DeviceError
 from bitloop.frontend.torch_export import import_program
 from bitloop.graph.execute import execute
 from bitloop.hw.config import preset
-from bitloop.session import open_device
+from bitloop.session import Session, open_device
 from bitloop.sim.cycle_model.device import ModelDevice
 
 CONFIG = preset("n4")
@@ -53,7 +53,7 @@ def device(board):
 
 def test_a_network_runs_bit_exact_on_a_whole_board(digits, device):
     graph, binary, images = digits
-    device.load(binary)
+    session = Session(binary, device)
     found, profile = device.run(
         {spec.name: flip_sign(spec, images[spec.name]) for spec in binary.input_specs}
     )
@@ -70,6 +70,21 @@ def test_a_network_runs_bit_exact_on_a_whole_board(digits, device):
         assert profile.causes[cause] == predicted.causes[cause], cause
     assert device.bus.traffic.repeats == device.bus.traffic.damaged == 0
     assert device.bus.status().damaged == 0
+    check_report(session.measure())
+
+
+def check_report(report):
+    """A report of the digits network, on a board whose clock is its bitstream's."""
+    found = report.board
+    assert found.difference() is None
+    assert found.cycles == report.cycles
+    assert found.megahertz == pytest.approx(80, abs=1)
+    image, trip = 64, found.trip
+    assert image < trip.sent < image + 600
+    # Ten bits a byte; both ways at a time where neither waits for the other.
+    byte = 10 * round(found.megahertz / 3)
+    assert byte * max(trip.sent, trip.received) < trip.cycles
+    assert trip.cycles < 2 * byte * (trip.sent + trip.received) + 2 * report.cycles
 
 
 def test_a_board_says_what_it_is(device):
