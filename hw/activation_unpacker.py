@@ -37,6 +37,8 @@ class ActivationUnpacker(wiring.Component):
     start : in, pulse; the instruction's first byte may be given from the next cycle on
     geometry : `geometry_layout`, in, with `start`
     given, want, ready : consumer's side of a `ByteExtractor`
+    others_start : in, pulse: another unit takes the bytes from the next cycle on; others_want : as
+        many at a time, minus one, which `want` then asks for
     table : `TABLE_WRITE_LAYOUT`, in; only while no instruction is under way here
     write : stream of `activation_write_layout`, out
     done : out, pulse: the instruction's last word has been taken
@@ -52,6 +54,8 @@ class ActivationUnpacker(wiring.Component):
                 "given": In(GIVEN_LAYOUT),
                 "want": Out(2),
                 "ready": Out(1),
+                "others_start": In(1),
+                "others_want": In(2),
                 "table": In(TABLE_WRITE_LAYOUT),
                 "write": Out(stream.Signature(activation_write_layout(config))),
                 "done": Out(1),
@@ -201,6 +205,8 @@ class ActivationUnpacker(wiring.Component):
                     running.eq(~done),
                 ]
         first = self.geometry
+        with m.If(self.others_start):  # from the same registers, as nothing is faster
+            m.d.sync += [left.eq(self.others_want), cross.eq(0)]
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1),

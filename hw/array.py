@@ -208,13 +208,12 @@ class Array(wiring.Component):
             valid.append(Signal(name=f"output_valid_{len(valid)}"))
             m.d.sync += valid[-1].eq(value)
 
-        for _ in range(array_latency(self._config, residual=False)):
+        for _ in range(array_latency(self._config, residual=False) - 1):
             delay_valid(valid[-1])
-        early = valid[-1]
-        delay_valid(early & has_residual)
-        for _ in range(RESIDUAL_CYCLES - 1):
-            delay_valid(valid[-1])
-        m.d.comb += self.output_valid.eq(Mux(has_residual, valid[-1], early))
+        soon = valid[-1]
+        for _ in range(RESIDUAL_CYCLES):
+            delay_valid(valid[-1] & has_residual)
+        m.d.sync += self.output_valid.eq(Mux(has_residual, valid[-1], soon))
         last = _stage(self._config.columns - 1)
         for c, column in enumerate(columns):
             byte = delayed(m, column.output, last - _stage(c), f"output{c}")[-1]

@@ -17,6 +17,7 @@ from amaranth.lib.wiring import In, Out
 from .axi import REQUEST_LAYOUT
 from .choose import choose
 from .config import CoreConfig
+from .fifo import SkidBuffer
 
 SPAN_BITS = 28
 
@@ -249,20 +250,16 @@ class ByteExtractor(wiring.Component):
             drop_one.eq(take & (leaves | (current.last & exhausts)) & ~ends_following),
         ]
 
-        # A word that finds no room waits aside, so that `word.ready` is a register.
-        spare = Signal(WORD_LAYOUT, reset_less=True)
-        has_spare, room, incoming, shift = Signal(), Signal(), Signal(), Signal()
-        word = Signal(WORD_LAYOUT)
+        room, incoming, shift = Signal(), Signal(), Signal()
+        m.submodules.words = words = SkidBuffer(WORD_LAYOUT)
+        wiring.connect(m, wiring.flipped(self.word), words.sink)
+        word = words.source.payload
         m.d.comb += [
-            self.word.ready.eq(~has_spare),
-            word.eq(Mux(has_spare, spare, self.word.payload)),
             room.eq(~has_following | drop_one | drop_two),
-            incoming.eq((has_spare | self.word.valid) & room),
+            words.source.ready.eq(room),
+            incoming.eq(words.source.valid & room),
             shift.eq(drop_one & has_following),
         ]
-        m.d.sync += has_spare.eq((has_spare | self.word.valid) & ~room)
-        with m.If(~has_spare):
-            m.d.sync += spare.eq(self.word.payload)
         with m.If(take):
             m.d.sync += position.eq(given.position_last + 1)
         with m.If(shift):

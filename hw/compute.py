@@ -103,6 +103,7 @@ class ComputeUnit(wiring.Component):
         fresh = Signal(reset_less=True)  # nothing accumulated for this pixel yet
         residual_pending = Signal()
         recent = Signal(Array.RESIDUAL_CYCLES)  # whether an output was issued 1, 2 ... cycles ago
+        too_close = Signal()  # to one of these, with a residual: recent[0] | recent[-1]
 
         entry_end, pixel_end, output = fetch.entry_end, fetch.pixel_end, fetch.output
         several = Signal()  # the pixel has several outputs; only true while there is one
@@ -134,7 +135,7 @@ class ComputeUnit(wiring.Component):
                 offered
                 & ~(swap & ~shadow_full)
                 & ~(pixel_end & residual_pending & taken.any())
-                & ~(output & instruction.residual & (recent[0] | recent[-1]))
+                & ~(output & too_close)
             ),
             fetch.consume.eq(go),
             walk.advance.eq(go & pixel_end),
@@ -143,7 +144,10 @@ class ComputeUnit(wiring.Component):
         ]
 
         m.d.sync += self.illegal.eq(refused | (go & output & ~entry.mac))
-        m.d.sync += recent.eq(Cat(go & output, recent[:-1]))
+        m.d.sync += [
+            recent.eq(Cat(go & output, recent[:-1])),
+            too_close.eq(instruction.residual & ((go & output) | recent[-2])),
+        ]
         with m.If(begin):
             m.d.sync += [
                 emitted.eq(0),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small queue between units."""
+"""Small queues between units."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, ShapeLike, Signal
+from amaranth.hdl import Module, Mux, ShapeLike, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -62,6 +62,37 @@ class Fifo(wiring.Component):
             ]
         with m.Elif(pop & ~write.en):
             m.d.sync += [count.eq(count - 1), self.source.valid.eq(count != 1), full.eq(0)]
+        return m
+
+
+class SkidBuffer(wiring.Component):
+    """A stream whose `ready` is a register: a payload that is not taken at once waits aside. One
+    that is taken passes in the same cycle.
+
+    Members
+    -------
+    sink : stream of `shape`, in
+    source : stream of `shape`, out
+    """
+
+    def __init__(self, shape: ShapeLike) -> None:
+        super().__init__(
+            {"sink": In(stream.Signature(shape)), "source": Out(stream.Signature(shape))}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sink, source = self.sink, self.source
+        waits = Signal()
+        aside = Signal.like(sink.payload, name="aside", reset_less=True)
+        m.d.comb += [
+            sink.ready.eq(~waits),
+            source.valid.eq(waits | sink.valid),
+            source.payload.eq(Mux(waits, aside, sink.payload)),
+        ]
+        m.d.sync += waits.eq(source.valid & ~source.ready)
+        with m.If(~waits):
+            m.d.sync += aside.eq(sink.payload)
         return m
 
 

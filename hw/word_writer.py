@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -43,7 +43,8 @@ class WordWriter(wiring.Component):
     kind : `LoadKind` of this instruction, in; not ACTIVATIONS
     is_table : in; STEPS are the bytes of the table
     destination : in, with `start`: weight row, parameter word or step entry
-    given, want, ready : consumer's side of a `ByteExtractor`
+    given, ready : consumer's side of a `ByteExtractor`, asked for four bytes at a time, or one of a
+        table
     load : `load_write_layout`, out; waits for `load_ready`
     step : `STEP_WRITE_LAYOUT`, out
     table : `TABLE_WRITE_LAYOUT`, out
@@ -59,7 +60,6 @@ class WordWriter(wiring.Component):
                 "is_table": In(1),
                 "destination": In(12),
                 "given": In(GIVEN_LAYOUT),
-                "want": Out(2),
                 "ready": Out(1),
                 "load": Out(load_write_layout(config)),
                 "load_ready": In(1),
@@ -77,7 +77,6 @@ class WordWriter(wiring.Component):
         word_valid, word_final, taken = Signal(), Signal(reset_less=True), Signal()
         turned = rotated(m, self.given.lanes, self.given.position_first)
         m.d.comb += [
-            self.want.eq(Mux(self.is_table, 0, 3)),
             self.ready.eq(running & (~word_valid | taken)),
             self.done.eq(taken & word_final),
         ]

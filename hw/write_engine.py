@@ -18,7 +18,7 @@ from .axi import (
 )
 from .bursts import BurstSplitter
 from .config import CoreConfig
-from .fifo import Fifo, power_of_two_within
+from .fifo import Fifo, SkidBuffer, power_of_two_within
 from .isa import Window
 from .registers import ErrorCode
 
@@ -102,20 +102,23 @@ class WriteEngine(wiring.Component):
                 axi.awlen.eq(burst.payload.length),
             ]
 
+        m.submodules.waiting = waiting = SkidBuffer(beat_layout(self.config.data_bits))
+        wiring.connect(m, wiring.flipped(self.beats), waiting.sink)
+        beats = waiting.source
         index = Signal(range(BURST_BEATS))
         free, send, last = Signal(), Signal(), Signal()
         m.d.comb += [
             free.eq(~axi.wvalid | axi.wready),
-            send.eq(free & lengths.source.valid & (self.beats.valid | failed)),
-            self.beats.ready.eq(free & lengths.source.valid & ~failed),
+            send.eq(free & lengths.source.valid & (beats.valid | failed)),
+            beats.ready.eq(free & lengths.source.valid & ~failed),
             last.eq(index == lengths.source.payload),
             lengths.source.ready.eq(send & last),
         ]
         with m.If(free):
             m.d.sync += [
                 axi.wvalid.eq(send),
-                axi.wdata.eq(self.beats.payload.data),
-                axi.wstrb.eq(Mux(failed, 0, self.beats.payload.strobe)),
+                axi.wdata.eq(beats.payload.data),
+                axi.wstrb.eq(Mux(failed, 0, beats.payload.strobe)),
                 axi.wlast.eq(last),
             ]
         with m.If(send):

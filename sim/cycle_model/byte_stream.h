@@ -133,7 +133,8 @@ class ByteExtractor {
 
     bool word_ready() const { return !has_spare_; }
 
-    // `offered`: null unless one comes in, in a cycle with `word_ready`.
+    // `offered`: null unless one comes in, in a cycle with `word_ready`; it waits aside while there
+    // is no room.
     void tick(const Word* offered) {
         const bool room = !has_following_ || drop_one_ || drop_two_;
         const bool waits = (has_spare_ || offered) && !room;

@@ -17,13 +17,13 @@ class WriteEngine {
 
     // `beat_valid`: the storer has a beat.
     void evaluate(const SlaveSignals& bus, bool beat_valid) {
-        issue_ = send_ = beats_ready_ = finished_ = false;
+        issue_ = send_ = finished_ = false;
+        beat_offered_ = beat_waits_ || beat_valid;
         if (!busy()) return;
         issue_ = splitter_.burst_valid() && lengths_.ready() && marks_.ready() &&
                  (!address_valid_ || bus.awready);
         free_ = !data_valid_ || bus.wready;
-        beats_ready_ = free_ && lengths_.valid();
-        send_ = beats_ready_ && beat_valid;
+        send_ = free_ && lengths_.valid() && beat_offered_;
         last_ = index_ == lengths_.front();
         finished_ = bus.bvalid && marks_.valid() && marks_.front();
         if (bus.bvalid) marks_.pop();
@@ -31,7 +31,7 @@ class WriteEngine {
     }
 
     bool request_ready() const { return splitter_.request_ready(issue_); }
-    bool beats_ready() const { return beats_ready_; }
+    bool beats_ready() const { return !beat_waits_; }
     bool finished() const { return finished_; }
     bool idle() const { return !address_valid_ && !data_valid_ && !marks_.valid(); }
     bool violation() const { return splitter_.violation(); }
@@ -46,6 +46,7 @@ class WriteEngine {
     }
 
     void tick(bool address_ready, const Request* request) {
+        beat_waits_ = beat_offered_ && !send_;
         if (!busy() && !request) return;
         if (address_ready) address_valid_ = false;
         if (issue_) {
@@ -73,7 +74,8 @@ class WriteEngine {
     Burst burst_;
     int index_ = 0;
     bool address_valid_ = false, data_valid_ = false, data_last_ = false;
-    bool issue_ = false, free_ = true, send_ = false, last_ = false, beats_ready_ = false;
+    bool issue_ = false, free_ = true, send_ = false, last_ = false;
+    bool beat_offered_ = false, beat_waits_ = false;  // aside, while it cannot be sent
     bool finished_ = false;
 };
 

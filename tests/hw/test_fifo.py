@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 from amaranth.sim import Simulator
 
-from bitloop.hw.fifo import Fifo, power_of_two_within
+from bitloop.hw.fifo import Fifo, SkidBuffer, power_of_two_within
 
 
 @pytest.mark.parametrize("depth", [1, 2, 8])
@@ -43,6 +43,39 @@ def test_keeps_order_and_capacity(depth: int) -> None:
     simulator.add_testbench(bench)
     simulator.run()
     assert levels == set(range(depth + 1))
+
+
+def test_a_skid_buffer_passes_at_once_and_holds_one() -> None:
+    dut = SkidBuffer(8)
+    rng = random.Random(1)
+    aside: int | None = None
+    passed_at_once = held = 0
+
+    async def bench(ctx) -> None:
+        nonlocal aside, passed_at_once, held
+        for _ in range(400):
+            give, take, value = rng.random() < 0.6, rng.random() < 0.5, rng.randrange(256)
+            ctx.set(dut.sink.valid, give)
+            ctx.set(dut.sink.payload, value)
+            # Before the taker has made up its mind: `ready` does not depend on it.
+            ctx.set(dut.source.ready, not take)
+            assert ctx.get(dut.sink.ready) == (aside is None)
+            ctx.set(dut.source.ready, take)
+            assert ctx.get(dut.sink.ready) == (aside is None)
+            shown = aside if aside is not None else value if give else None
+            assert ctx.get(dut.source.valid) == (shown is not None)
+            if shown is not None:
+                assert ctx.get(dut.source.payload) == shown
+            passed_at_once += aside is None and give and take
+            held += aside is not None
+            aside = None if take else shown
+            await ctx.tick()
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert passed_at_once > 50 and held > 50
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
