@@ -84,6 +84,8 @@ class Family:
                 f"the search takes networks of one input and one output, not "
                 f"{len(family.widest.inputs)} and {len(family.widest.outputs)}"
             )
+        if not family.layers:
+            raise SearchError("the network has no layer with weights: there is nothing to choose")
         return family
 
     @property

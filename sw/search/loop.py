@@ -29,6 +29,7 @@ from ..errors import SearchError
 from ..frontend.torch_export import is_quantized
 from ..graph.serialize import to_bytes
 from ..quantize.calibration import check_images
+from .assemble import Findings, assembled, chosen_program, conditions, out_of_reach
 from .bench import Bench
 from .budget import Budget, check_clock
 from .family import Family
@@ -38,7 +39,7 @@ from .latency import LatencyTable, Measurement
 from .memo import Forgetful, Memo, key, program_digest, sources
 from .problem import Choice, Losses, Problem, Progress
 from .progress import Tracker
-from .result import Evidence, Point, SearchedLayer, SearchResult
+from .result import Evidence, SearchResult
 from .rivals import Rival, rivals
 from .scoring import Scorer
 from .sensitivity import DEFAULT, IMAGES, METHODS, Context
@@ -161,9 +162,9 @@ class _Search:
         uniform8 = self.table.runs[8].profile.cycles
         limits = budget.limits(uniform8, megahertz)
 
-        losses = self._sensitivities(self.settings.method)
+        self.losses = self._sensitivities(self.settings.method)
         problem = Problem(
-            losses,
+            self.losses,
             {"cycles": self.table.cycles, "weight_bytes": self.family.weight_bytes},
             {},
             ties=self.settings.ties,
@@ -171,46 +172,36 @@ class _Search:
         self.explorer = Explorer(problem, self.table, self._measure_candidates)
         start = self.explorer.measured([self.family.uniform(width) for width in widths])
         self._limits = limits
-        front: tuple[Candidate, ...] = ()
-        proxies: tuple[Candidate, ...] = ()
-        others: list[Rival] = []
-        complete = True
+        found = Findings(limits, start)
         try:
             with self._solving():
                 (chosen,) = meet([limits], self.explorer, integer_program, start=start)
             if chosen is None:
-                raise SearchError(self._out_of_reach(limits, uniform8))
+                raise SearchError(out_of_reach(limits, self.explorer.candidates, uniform8))
             if self.settings.pareto:
                 with self._solving():
-                    front = sweep(
+                    found.front = sweep(
                         self.explorer, integer_program, self.settings.pareto,
                         limits=limits, start=start,
                     )  # fmt: skip
             if self.settings.proxies:
                 with self._solving():
-                    proxies = proxy_sweep(
+                    found.proxies = proxy_sweep(
                         self.explorer, self.family.bit_operations, self.settings.proxies, limits
                     )
             if self.settings.rivals and "cycles" in limits:
-                others = self._rivals(limits, start)
+                found.rivals = self._rivals(limits, start)
             # The front and the rivals may have come upon something better still.
-            chosen = self.explorer.best(limits) or chosen
-            self._score(
-                [chosen, *start, *front, *proxies, *(c for _, c, _ in others if c is not None)]
-            )
+            found.chosen = self.explorer.best(limits) or chosen
+            self._score(found.candidates)
         except KeyboardInterrupt:
-            best = self.explorer.best(limits)
-            if best is None:
+            found.chosen, found.complete = self.explorer.best(limits), False
+            if found.chosen is None:
                 raise
-            chosen, complete = best, False
-        verified = None
-        if verify is not None and complete:
-            self._verify(verify, [chosen, *front])
-            verified = verify.name
-        return self._report(
-            chosen, start, front, proxies, others,
-            limits=limits, megahertz=megahertz, verified=verified, complete=complete,
-        )  # fmt: skip
+        if verify is not None and found.complete:
+            self._verify(verify, [found.chosen, *found.front])
+            found.verified = verify.name
+        return self._report(found, megahertz)
 
     def _measure(self, choices: Sequence[Choice]) -> list[Measurement]:
         """Whole-network runs of these choices, together."""
@@ -320,123 +311,41 @@ class _Search:
                     "please report it"
                 )
 
-    def _out_of_reach(self, limits: Mapping[str, float], uniform8: int) -> str:
-        candidates = self.explorer.candidates
-        found = []
-        if "cycles" in limits:
-            least = min(c.cycles for c in candidates)
-            found.append(
-                f"budget of {limits['cycles']} cycles is out of reach: the least that this network "
-                f"reaches on this core is {least} cycles (uniform 8-bit: {uniform8}); "
-                f"raise the budget or take a larger preset"
-            )
-        if "weight_bytes" in limits:
-            least = min(c.weight_bytes for c in candidates)
-            found.append(
-                f"budget of {limits['weight_bytes']} weight bytes"
-                f"{' beside it' if found else ' is out of reach'}: the narrowest widths measured "
-                f"take {least}"
-            )
-        return "; ".join(found)
-
-    def _report(
-        self,
-        chosen: Candidate,
-        start: list[Candidate],
-        front: tuple[Candidate, ...],
-        proxies: tuple[Candidate, ...],
-        others: list[Rival],
-        *,
-        limits: dict[str, int],
-        megahertz: float | None,
-        verified: str | None,
-        complete: bool,
-    ) -> SearchResult:
+    def _report(self, found: Findings, megahertz: float | None) -> SearchResult:
+        assert found.chosen is not None
         with self.tracker.phase("calibration"):
             self.tracker.say("writing the chosen network")
-            program = self.family.quantized(chosen.choice)
-            if to_bytes(self.family.imported(program)) != to_bytes(
-                self.family.mixed(chosen.choice)
-            ):
-                raise SearchError(
-                    "the chosen network, quantized, is not the mixture that was measured and "
-                    "scored: a quantization whose layers depend on one another's widths cannot be "
-                    "searched"
-                )
-
-        def point(label: str, candidate: Candidate, note: str = "") -> Point:
-            score = self.scorer.known(self.family.mixed(candidate.choice))
-            return Point.of(label, candidate, score, note)
-
-        points = [
-            point(f"uniform {width}", candidate)
-            for width, candidate in zip(
-                sorted(self.family.graphs, reverse=True), start, strict=True
-            )
-        ]
-        return SearchResult(
-            layers=self._layers(chosen.choice),
-            cycles=chosen.cycles,
-            cycles_sum_of_layers=chosen.predicted,
-            cycles_uniform8=start[0].cycles,
-            accuracy_float=self.scorer.accuracy_float,
-            accuracy_uniform8=points[0].accuracy,
-            accuracy=point("", chosen).accuracy,
-            evaluations=self.bench.evaluations,
-            program=program,
-            weight_bytes=chosen.weight_bytes,
-            limits=limits,
-            measured=self.bench.measured,
+            program = chosen_program(self.family, found.chosen)
+        return assembled(
+            found,
+            program,
+            family=self.family,
+            table=self.table,
+            scorer=self.scorer,
+            bench=self.bench,
             megahertz=megahertz,
-            device=self.bench.device.name,
-            verified=verified,
-            complete=complete,
-            uniform=tuple(points),
-            front=tuple(point(f"front {i}", candidate) for i, candidate in enumerate(front)),
-            proxies=tuple(point(f"BitOps {i}", candidate) for i, candidate in enumerate(proxies)),
-            rivals=tuple(
-                point(label, candidate, note)
-                for label, candidate, note in others
-                if candidate is not None
+            seconds=self.tracker.seconds,
+            evidence=Evidence(
+                method=self.settings.method,
+                losses=self.losses,
+                cycles=self.table.cycles,
+                fixed_cycles=self.table.fixed,
+                macs=self.family.macs,
+                images=len(self.ranking),
+                ranking_images=min(IMAGES, len(self.ranking)),
+                scoring_images=len(self.scoring),
+                seed=self.settings.seed,
+                fingerprints={
+                    "float program": program_digest(self.program),
+                    "images": hashlib.sha256(
+                        self.ranking.x.tobytes() + self.scoring.x.tobytes()
+                    ).hexdigest(),
+                    "software": sources(),
+                    "core": self.config.fingerprint,
+                },
+                conditions=conditions(self.bench),
+                configuration=dataclasses.asdict(self.config),
             ),
-            seconds={name: round(spent, 2) for name, spent in self.tracker.seconds.items()},
-            evidence=self._evidence(),
-        )
-
-    def _layers(self, choice: Choice) -> tuple[SearchedLayer, ...]:
-        cycles = self.table.cycles
-        return tuple(
-            SearchedLayer(name, choice[name], cycles[name][choice[name]])
-            if name in choice
-            else SearchedLayer(name, None, fixed)
-            for name, fixed in self.table.widest.layer_cycles.items()
-        )
-
-    def _evidence(self) -> Evidence:
-        device = self.bench.device
-        known = getattr(device, "conditions", None)
-        conditions: dict[str, Any] = {"device": device.name, "core": self.config.name}
-        if known is not None:
-            conditions |= known.as_dict()
-        images = hashlib.sha256(self.ranking.x.tobytes() + self.scoring.x.tobytes()).hexdigest()
-        return Evidence(
-            method=self.settings.method,
-            losses=dict(self.explorer.problem.losses),  # type: ignore[arg-type]
-            cycles=self.table.cycles,
-            fixed_cycles=self.table.fixed,
-            macs=self.family.macs,
-            images=len(self.ranking),
-            ranking_images=min(IMAGES, len(self.ranking)),
-            scoring_images=len(self.scoring),
-            seed=self.settings.seed,
-            fingerprints={
-                "float program": program_digest(self.program),
-                "images": images,
-                "software": sources(),
-                "core": self.config.fingerprint,
-            },
-            conditions=conditions,
-            configuration=dataclasses.asdict(self.config),
         )
 
 
