@@ -68,7 +68,8 @@ def test_scales_grow_where_clipping_hurts() -> None:
         network.b.weight[0, 0] = 8.0
     x = np.random.default_rng(0).normal(size=(64, 4, 3, 3)).astype(np.float32) * 3
     first = {
-        name: 2 * float(getattr(network, name).weight.detach().abs().mean()) / 7**0.5 for name in ("a", "b")
+        name: 2 * float(layer.weight.detach().abs().mean()) / 7**0.5
+        for name, layer in network.named_children()
     }
     found = learned_importance(export_module(network.eval(), x), Dataset(x), (8, 4), steps=20)
     assert found["b"][4] > 1.05 * first["b"] and found["a"][4] < 1.05 * first["a"]
