@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices: synthesis, placement and routing of the core. No board yet."""
+"""Boards: targets, what surrounds the core on them, the link to a host, builds and virtual boards;
+synthesis, placement and routing of the core alone."""
