@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,19 +26,20 @@ from .protocol import (
     Description,
 )
 from .receiver import FRAME_ADDRESS_BITS, Receiver
-from .sender import Sender
+from .sender import READ_CYCLES, Sender
 from .uart import Uart, divisor
 
 FIFO_BYTES = 1024
 """Between line and link, each way. Must hold `WINDOW` requests without payload; one block RAM."""
 TIMEOUT_CYCLES = 65536
 """A register or memory port that takes longer for one transfer is reported and not waited for."""
+COUNTER_BITS = 16
 
 
 class Link(wiring.Component):
-    """Answers the requests of `protocol`, one at a time; frame, parser and buses are busy for
-    about 5 (writes) to 7 + memory latency / 4 (reads) cycles a byte of payload, hidden behind the
-    line where a byte takes longer.
+    """Answers the requests of `protocol`, one at a time; parser, buses and sender are busy for some
+    15 cycles and a quarter of the memory's latency a byte of payload, hidden behind the line where
+    a byte takes longer.
 
     Whatever comes, it answers the next good frame: bytes are taken always, an end of frame starts
     afresh, and no bus is waited for longer than `timeout_cycles`.
@@ -95,7 +96,10 @@ class Link(wiring.Component):
 
         m.submodules.frame = frame = memory.Memory(shape=8, depth=1 << FRAME_ADDRESS_BITS, init=[])
         frame_write, frame_read = frame.write_port(), frame.read_port()
-        own = Signal.like(receiver.write)
+        byte = Signal(8)
+        m.d.sync += byte.eq(frame_read.data)
+        own = Signal.like(receiver.write)  # registers: there a cycle after it is decided
+        m.d.sync += own.enable.eq(0)
         place = Signal(FRAME_ADDRESS_BITS)  # next byte of the payload
         for write in (receiver.write, own, sender.write):  # never two at a time
             with m.If(write.enable):
@@ -106,48 +110,48 @@ class Link(wiring.Component):
                 ]
         m.d.comb += [
             frame_read.addr.eq(Mux(sender.busy, sender.address, place)),
-            sender.data.eq(frame_read.data),
+            sender.data.eq(byte),
         ]
 
         # ---- what was asked ---------------------------------------------------------------------
+        # The header stays while a frame is found: what follows from it is worked out in steps, for
+        # which two states before JUDGE leave time.
         header = receiver.header
+        command = header.code
         expected = Signal(range(SEQUENCES))
         synchronized = Signal()
         kept = Signal(range(WINDOW + 1))  # answers that can be given again
         age = Signal.like(expected)
-        command = Signal(8)
-        on_registers, writes, legal = Signal(), Signal(), Signal()
-        has_length = Signal()
-        is_sync, is_next, is_known = Signal(), Signal(), Signal()
-        # The header stays while a frame is found: what follows from it is worked out in steps, of
-        # which the states before JUDGE leave two, and those before BEGIN three.
-        m.d.comb += command.eq(header.code)
+        is_next, is_kept = Signal(), Signal()
+        on_registers, writes, fits, aligned, legal = (Signal() for _ in range(5))
+        reads_again, is_status, is_sync = Signal(), Signal(), Signal()
         m.d.sync += [
             age.eq(expected - header.sequence),
-            is_sync.eq(command == Command.SYNC),
+            is_next.eq(age == 0),
+            is_kept.eq(age <= kept),
             on_registers.eq(
                 (command == Command.READ_REGISTER) | (command == Command.WRITE_REGISTER)
             ),
             writes.eq((command == Command.WRITE_REGISTER) | (command == Command.WRITE_MEMORY)),
-            has_length.eq(receiver.size == Mux(writes, header.length, 0)),
-            is_next.eq(age == 0),
-            is_known.eq(age <= kept),
-            legal.eq(0),
+            reads_again.eq((command == Command.READ_MEMORY) | (command == Command.STATUS)),
+            is_status.eq(command == Command.STATUS),
+            is_sync.eq(command == Command.SYNC),
+            fits.eq(receiver.size == Mux(writes, header.length, 0)),
+            aligned.eq(
+                (header.length == REGISTER_BYTES)
+                & ~header.argument[:2].any()
+                & ~header.argument[REGISTER_ADDRESS_BITS:].any()
+            ),
         ]
         with m.Switch(command):
             with m.Case(Command.READ_REGISTER, Command.WRITE_REGISTER):
-                m.d.sync += legal.eq(
-                    has_length
-                    & (header.length == REGISTER_BYTES)
-                    & (header.argument[:2] == 0)
-                    & (header.argument[REGISTER_ADDRESS_BITS:] == 0)
-                )
+                m.d.sync += legal.eq(fits & aligned)
             with m.Case(Command.READ_MEMORY, Command.WRITE_MEMORY):
-                m.d.sync += legal.eq(
-                    has_length & (header.length != 0) & (header.length <= PAYLOAD_BYTES)
-                )
-            with m.Case(Command.STATUS):
-                m.d.sync += legal.eq(has_length)
+                m.d.sync += legal.eq(fits & (header.length != 0) & (header.length <= PAYLOAD_BYTES))
+            with m.Case(Command.STATUS, Command.SYNC):
+                m.d.sync += legal.eq(fits)
+            with m.Default():
+                m.d.sync += legal.eq(0)
 
         # ---- answers that can be given again -----------------------------------------------------
         answers = memory.Memory(shape=8 + 32, depth=WINDOW, init=[])
@@ -166,11 +170,12 @@ class Link(wiring.Component):
 
         # ---- counters ----------------------------------------------------------------------------
         cycles = Signal(CYCLE_BITS)
-        damaged, repeated = Signal(32), Signal(32)
-        widths = {"cycles": cycles, "damaged": damaged, "repeated": repeated}
+        seen = Signal(CYCLE_BITS)  # when a STATUS came
+        damaged, repeated = Signal(COUNTER_BITS), Signal(COUNTER_BITS)
+        counters = {"cycles": seen, "damaged": damaged, "repeated": repeated}
         m.d.sync += cycles.eq(cycles + 1)
-        snapshot = Signal(8 * STATUS_BYTES)
-        description = Array(Const(byte, 8) for byte in self.description.encode())
+        status = Cat(_padded(counters[name], 8 * size) for name, size in STATUS_FIELDS.items())
+        description = Array(Const(value, 8) for value in self.description.encode())
 
         # ---- carrying it out ---------------------------------------------------------------------
         cursor = Signal(32)
@@ -178,9 +183,10 @@ class Link(wiring.Component):
         lane = Signal(lane_bits)
         last = Signal()  # byte of this beat
         patience = Signal(range(self.timeout_cycles + 1))
-        fetched = Signal()
-        response_left = Signal(range(HEADER_BYTES + 1))
-        response = Signal(8 * HEADER_BYTES)
+        expired = Signal()
+        fetching = Signal(READ_CYCLES)
+        number = Signal(range(HEADER_BYTES))  # of a byte of the header
+        sequence = Signal.like(header.sequence)
         size = Signal(FRAME_ADDRESS_BITS)  # of the payload of the answer
         port_busy, port_done = Signal(), Signal()
         failed = Signal()
@@ -190,6 +196,11 @@ class Link(wiring.Component):
             port_busy.eq(Mux(on_registers, register_port.busy, memory_port.busy)),
             port_done.eq(Mux(on_registers, register_port.done, memory_port.done)),
             failed.eq(Mux(on_registers, register_port.failed, memory_port.failed)),
+        ]
+        m.d.sync += [
+            self.accepted.eq(0),
+            expired.eq(patience == 0),
+            fetching.eq(Cat(1, fetching)),
             own.address.eq(place),
         ]
         for port in (register_port, memory_port):
@@ -222,7 +233,7 @@ class Link(wiring.Component):
                 m.next = "ANSWER"
                 with m.If(~receiver.good):
                     m.d.sync += [answer.eq(Answer.DAMAGED), damaged.eq(damaged + 1)]
-                with m.Elif(is_sync & has_length):
+                with m.Elif(is_sync & legal):
                     m.d.sync += [
                         expected.eq(header.sequence + 1),
                         synchronized.eq(1),
@@ -233,12 +244,11 @@ class Link(wiring.Component):
                 with m.Elif(~synchronized):
                     m.d.sync += answer.eq(Answer.UNSYNCHRONIZED)
                 with m.Elif(is_next):
-                    m.d.comb += self.accepted.eq(1)
-                    m.d.sync += [fresh.eq(1), expected.eq(expected + 1)]
+                    m.d.sync += [self.accepted.eq(1), fresh.eq(1), expected.eq(expected + 1)]
                     with m.If(kept != WINDOW):
                         m.d.sync += kept.eq(kept + 1)
                     m.next = "BEGIN"
-                with m.Elif(is_known):
+                with m.Elif(is_kept):
                     m.d.sync += repeated.eq(repeated + 1)
                     m.next = "REPEAT"
                 with m.Else():
@@ -246,22 +256,20 @@ class Link(wiring.Component):
             with m.State("REPEAT"):
                 m.d.sync += Cat(answer, word[:32]).eq(answer_read.data)
                 m.next = "ANSWER"
-                with m.If((command == Command.READ_MEMORY) | (command == Command.STATUS)):
+                with m.If(reads_again):
                     m.next = "BEGIN"
-                with m.Elif(command == Command.READ_REGISTER):
+                with m.Elif(on_registers & ~writes):
                     m.next = "AGAIN"
             with m.State("AGAIN"):
                 m.next = "ANSWER"
                 with m.If(answer == Answer.DONE):
                     m.next = "UNPACK"
             with m.State("BEGIN"):
-                m.d.sync += [answer.eq(Answer.DONE), fetched.eq(0)]
-                fields = [_padded(widths[name], 8 * n) for name, n in STATUS_FIELDS.items()]
-                m.d.sync += snapshot.eq(Cat(*fields))
-                with m.If(~legal):
+                m.d.sync += [answer.eq(Answer.DONE), fetching.eq(0), seen.eq(cycles)]
+                with m.If(~legal | is_sync):
                     m.d.sync += answer.eq(Answer.REFUSED)
                     m.next = "ANSWER"
-                with m.Elif(command == Command.STATUS):
+                with m.Elif(is_status):
                     m.d.sync += left.eq(STATUS_BYTES)
                     m.next = "TELL"
                 with m.Elif(writes):
@@ -269,13 +277,13 @@ class Link(wiring.Component):
                 with m.Else():
                     m.next = "REQUEST"
             with m.State("GATHER"):  # bytes of the payload to a word of the bus
-                m.d.sync += fetched.eq(~fetched)
-                with m.If(fetched):
+                with m.If(fetching[-1]):
                     m.d.sync += [
-                        word.word_select(lane, 8).eq(frame_read.data),
+                        word.word_select(lane, 8).eq(byte),
                         strobe.bit_select(lane, 1).eq(1),
                         place.eq(place + 1),
                         left.eq(left - 1),
+                        fetching.eq(0),
                     ]
                     with m.If(last):
                         m.next = "REQUEST"
@@ -289,7 +297,7 @@ class Link(wiring.Component):
                         memory_port.start.eq(~on_registers),
                     ]
                     m.next = "WAIT"
-                with m.Elif(patience == 0):
+                with m.Elif(expired):
                     m.d.sync += answer.eq(Answer.TIMEOUT)
                     m.next = "ANSWER"
             with m.State("WAIT"):
@@ -298,7 +306,7 @@ class Link(wiring.Component):
                     m.d.sync += [
                         patience.eq(self.timeout_cycles),
                         strobe.eq(0),
-                        fetched.eq(0),
+                        fetching.eq(0),
                     ]
                     with m.If(failed):
                         m.d.sync += [answer.eq(Answer.BUS_ERROR), size.eq(0)]
@@ -313,12 +321,13 @@ class Link(wiring.Component):
                     with m.Else():
                         m.d.sync += cursor.eq(cursor + 1)
                         m.next = "GATHER"
-                with m.Elif(patience == 0):
+                with m.Elif(expired):
                     m.d.sync += [answer.eq(Answer.TIMEOUT), size.eq(0)]
                     m.next = "ANSWER"
             with m.State("UNPACK"):  # a word of the bus to bytes of the payload
-                m.d.comb += [own.enable.eq(1), own.data.eq(word.word_select(lane, 8))]
                 m.d.sync += [
+                    own.enable.eq(1),
+                    own.data.eq(word.word_select(lane, 8)),
                     place.eq(place + 1),
                     left.eq(left - 1),
                     cursor.eq(cursor + 1),
@@ -329,18 +338,19 @@ class Link(wiring.Component):
                 with m.Elif(last):
                     m.next = "REQUEST"
             with m.State("TELL"):
-                m.d.comb += [own.enable.eq(1), own.data.eq(snapshot[:8])]
                 m.d.sync += [
-                    snapshot.eq(snapshot >> 8),
+                    own.enable.eq(1),
+                    own.data.eq(status.word_select(size[: (STATUS_BYTES - 1).bit_length()], 8)),
                     place.eq(place + 1),
                     left.eq(left - 1),
-                    size.eq(STATUS_BYTES),
+                    size.eq(size + 1),
                 ]
                 with m.If(left == 1):
                     m.next = "ANSWER"
             with m.State("DESCRIBE"):
-                m.d.comb += [own.enable.eq(1), own.data.eq(description[size])]
                 m.d.sync += [
+                    own.enable.eq(1),
+                    own.data.eq(description[size]),
                     answer.eq(Answer.DONE),
                     place.eq(place + 1),
                     left.eq(left - 1),
@@ -350,27 +360,21 @@ class Link(wiring.Component):
                     m.next = "ANSWER"
             with m.State("ANSWER"):
                 m.d.comb += answer_write.en.eq(fresh)
-                sequence = Mux(
-                    (answer == Answer.DAMAGED) | (answer == Answer.OUT_OF_ORDER),
-                    expected,
-                    header.sequence,
-                )
-                m.d.sync += [
-                    response.eq(Cat(sequence, answer, _padded(size, 16), header.argument)),
-                    response_left.eq(HEADER_BYTES),
-                    place.eq(0),
-                ]
+                m.d.sync += [place.eq(0), number.eq(0), sequence.eq(header.sequence)]
+                with m.If((answer == Answer.DAMAGED) | (answer == Answer.OUT_OF_ORDER)):
+                    m.d.sync += sequence.eq(expected)
                 m.next = "HEADER"
             with m.State("HEADER"):
-                m.d.comb += [own.enable.eq(1), own.data.eq(response[:8])]
+                response = Cat(sequence, answer, _padded(size, 16), header.argument)
                 m.d.sync += [
-                    response.eq(response >> 8),
+                    own.enable.eq(1),
+                    own.data.eq(response.word_select(number, 8)),
                     place.eq(place + 1),
-                    response_left.eq(response_left - 1),
+                    number.eq(number + 1),
                 ]
-                with m.If(response_left == 1):
+                with m.If(number.all()):
                     m.next = "SEND"
-            with m.State("SEND"):
+            with m.State("SEND"):  # a cycle before the sender looks, the last byte is written
                 m.d.comb += [sender.start.eq(1), sender.size.eq(size + HEADER_BYTES)]
                 m.next = "SENDING"
             with m.State("SENDING"):
@@ -430,5 +434,5 @@ def _join(m: Module, inner: object, outer: object) -> None:
         m.d.comb += theirs.eq(ours) if member.flow == Out else ours.eq(theirs)
 
 
-def _padded(value: Signal, width: int) -> object:
+def _padded(value: Signal, width: int) -> Value:
     return Cat(value, Const(0, width - len(value))) if len(value) < width else value[:width]

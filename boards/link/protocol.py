@@ -145,9 +145,9 @@ class LinkStatus:
     cycles: int
     """Clock cycles since reset, modulo 2^`CYCLE_BITS`."""
     damaged: int
-    """Frames whose CRC was wrong, modulo 2^32."""
+    """Frames whose CRC was wrong, modulo 2^16."""
     repeated: int
-    """Requests answered again, modulo 2^32."""
+    """Requests answered again, modulo 2^16."""
 
     @staticmethod
     def decode(payload: bytes) -> LinkStatus:

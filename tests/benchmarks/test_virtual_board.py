@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole board in simulation runs the keyword spotting network of MLPerf Tiny over its link."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from network_integers import integer_graph
+
+from bitloop.boards.device import VirtualDevice
+from bitloop.boards.targets import find_target
+from bitloop.codes import flip_sign
+from bitloop.compile import compile_graph
+from bitloop.graph.execute import execute
+from bitloop.session import Session
+
+DATA = os.environ.get("BITLOOP_DATA")
+
+
+@pytest.mark.benchmark
+@pytest.mark.skipif(not DATA, reason="BITLOOP_DATA is not set")
+@pytest.mark.parametrize("name", ["ulx3s-12f"])
+def test_ds_cnn_on_a_whole_board(name):
+    target = find_target(name)
+    graph = integer_graph("ds-cnn", Path(DATA))
+    binary = compile_graph(graph, target.config())
+    device = VirtualDevice(f"virtual:{name}", binary.config)
+    bus = device.open()  # builds the simulation
+    start, cycles = time.perf_counter(), bus.status().cycles
+    session = Session(binary, device)
+    loaded, loaded_cycles = time.perf_counter(), bus.status().cycles
+    rng = np.random.default_rng(0)
+    codes = {
+        spec.name: rng.integers(0, 256, (1, *spec.shape), np.uint8) for spec in binary.input_specs
+    }
+    found, _ = device.run({s.name: flip_sign(s, codes[s.name]) for s in binary.input_specs})
+    expected = execute(graph, codes)
+    for spec in binary.output_specs:
+        assert np.array_equal(flip_sign(spec, found[spec.name]), expected[spec.name])
+    report = session.measure()
+    assert report.board is not None and report.board.difference() is None
+    speed = (loaded_cycles - cycles) / (loaded - start)
+    burst = 10 * binary.program_bytes / target.baud
+    took = (loaded_cycles - cycles) / bus.description.clock_hertz
+    print(f"\n{name} with {binary.config.name}: {speed:,.0f} simulated cycles/s")
+    print(
+        f"{binary.program_bytes:,} bytes loaded in {1e3 * took:.1f} ms of the board's time, "
+        f"{burst / took:.1%} of the line"
+    )
+    print(f"share of the link: {report.board.transfer_cycles / report.board.trip.cycles:.1%}")
+    print("\n".join(report.board.lines()))
+    device.close()
