@@ -8,7 +8,7 @@ outputs before it settle; then every cycle issues one step unless
 * the entry is not there yet (the first of an instruction),
 * the first pixel of a group would end before the group's parameters are in the shadow registers;
   where pixels have several outputs, each with parameters of its own, this goes for every output,
-* the residual word still has to be read and every step of the pixel used its bank, or
+* the residual word still has to be read when the last step of the pixel comes, or
 * residual outputs would come closer than two cycles, or just as far apart as makes one's residual
   meet the other in the array.
 """
@@ -134,7 +134,7 @@ class ComputeUnit(wiring.Component):
             go.eq(
                 offered
                 & ~(swap & ~shadow_full)
-                & ~(pixel_end & residual_pending & taken.any())
+                & ~(pixel_end & residual_pending)  # read in this cycle; `taken` would come late
                 & ~(output & too_close)
             ),
             fetch.consume.eq(go),

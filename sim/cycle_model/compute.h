@@ -57,7 +57,7 @@ class ComputeUnit {
         if (output_now_) {
             several_ = entry.emit || emitted_ != 0;
             swap_ = walk_.group_start() || several_;
-            go_ = !(swap_ && !shadow_full()) && !(pixel_end_ && residual_pending_ && taken) &&
+            go_ = !(swap_ && !shadow_full()) && !(pixel_end_ && residual_pending_) &&
                   !(instruction_->residual && (recent_ & apart_));
             if (go_) {
                 end_ = pixel_end_ && walk_.end();
