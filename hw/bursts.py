@@ -111,8 +111,9 @@ class BurstSplitter(wiring.Component):
             self.burst.payload.address.eq(Cat(Const(0, beat_log2), first_beat, block)),
             self.burst.payload.length.eq(Mux(last, last_beat, BURST_BEATS - 1) - first_beat),
             self.burst.payload.final.eq(last & marked),
-            # Not for lack of a violation: whether the request can be taken is known early.
-            leave.eq(checked_valid & (~valid | (last & self.burst.ready))),
+            # Neither for lack of a violation nor for the last burst in the cycle that takes it:
+            # whether the next request can be taken is known early.
+            leave.eq(checked_valid & ~valid),
         ]
         with m.If(self.burst.ready):
             m.d.sync += [

@@ -258,7 +258,7 @@ class ComputeUnit(wiring.Component):
         held_valid = Signal()
         changed = Signal()
         word = Signal(range(len(wanted)), reset_less=True)
-        sending = Signal()  # the array was empty in the cycle before
+        sending = Signal()  # in CONSTANTS, and the array was empty in the cycle before
 
         # One more than the cycles since the last step, up to the most a `settle` may ask for.
         since = Signal.like(instruction.settle, init=-1)
@@ -273,6 +273,7 @@ class ComputeUnit(wiring.Component):
             ~held_valid | Cat(h != w for h, w in zip(held, wanted, strict=True)).any()
         )
 
+        m.d.comb += self.load.valid.eq(sending)
         with m.If(self.restart):
             m.d.sync += held_valid.eq(0)
         with m.FSM():
@@ -286,18 +287,17 @@ class ComputeUnit(wiring.Component):
                         m.next = "ILLEGAL"
             with m.State("BEGIN"):
                 m.d.comb += [begin.eq(1), self.active.eq(1)]
-                m.d.sync += sending.eq(self.empty)
                 m.next = "SETTLE"
                 with m.If(settled):
                     m.next = "RUN"
                 with m.If(changed):
+                    m.d.sync += sending.eq(self.empty)
                     m.next = "CONSTANTS"
             with m.State("CONSTANTS"):
                 m.d.comb += self.active.eq(1)
                 m.d.sync += sending.eq(self.empty)
                 with m.If(sending):
                     m.d.comb += [
-                        self.load.valid.eq(1),
                         self.load.target.eq(LoadTarget.CONSTANTS),
                         self.load.address.eq(word),
                         # Not looked at for constants; driven, so that no Verilog simulator holds
@@ -312,7 +312,7 @@ class ComputeUnit(wiring.Component):
                                 m.d.sync += held[i].eq(value)
                     m.d.sync += word.eq(word + 1)
                     with m.If(word == len(wanted) - 1):
-                        m.d.sync += held_valid.eq(1)
+                        m.d.sync += [held_valid.eq(1), sending.eq(0)]
                         m.next = "SETTLE"
                         with m.If(settled):
                             m.next = "RUN"

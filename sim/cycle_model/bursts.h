@@ -38,11 +38,11 @@ class BurstSplitter {
         return {address, int(end - first_beat_), last && marked_};
     }
 
-    bool request_ready(bool burst_ready) const { return !checked_valid_ || leaves(burst_ready); }
+    bool request_ready() const { return !checked_valid_ || leaves(); }
 
     // `request`: null unless one is offered. `burst_ready` only in a cycle with `burst_valid`.
     void tick(bool burst_ready, const Request* request) {
-        const bool leave = leaves(burst_ready);
+        const bool leave = leaves();
         if (burst_ready) {
             if (blocks_left_ == 0) valid_ = false;
             block_++;
@@ -80,9 +80,7 @@ class BurstSplitter {
         return bits;
     }
 
-    bool leaves(bool burst_ready) const {
-        return checked_valid_ && !violation_ && (!valid_ || (blocks_left_ == 0 && burst_ready));
-    }
+    bool leaves() const { return checked_valid_ && !violation_ && !valid_; }
 
     const MemoryWindow* windows_;
     unsigned allowed_;

@@ -36,7 +36,7 @@ class ReadEngine {
     }
 
     bool request_ready(int client) const {
-        return splitters_[client].request_ready(issue_ && client_ == client);
+        return splitters_[client].request_ready();
     }
     bool response_valid(int client) const { return beats_.valid() && beats_.front() == client; }
     void take_response() { beats_.pop(); }

@@ -30,7 +30,7 @@ class WriteEngine {
         if (send_ && last_) lengths_.pop();
     }
 
-    bool request_ready() const { return splitter_.request_ready(issue_); }
+    bool request_ready() const { return splitter_.request_ready(); }
     bool beats_ready() const { return !beat_waits_; }
     bool finished() const { return finished_; }
     bool idle() const { return !address_valid_ && !data_valid_ && !marks_.valid(); }
