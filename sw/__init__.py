@@ -188,7 +188,7 @@ def search(
     from .search.loop import search as search_widths
     from .search.tasks import DeviceRecipe
     from .search.work import Processes
-    from .session import open_device, open_store, stored
+    from .session import is_board, open_device, open_store, stored
 
     config = find_preset(preset).replace(**settings)
     data = check_dataset(x, y, "search")
@@ -205,7 +205,11 @@ def search(
             settings=Settings(method=sensitivity, pareto=pareto, rivals=rivals, seed=seed),
             megahertz=clock_mhz,
             work=work,
-            recipe=DeviceRecipe(device, config, memory or MemoryModel()),
+            recipe=(
+                None
+                if is_board(device)  # there is one of it
+                else DeviceRecipe(device, config, memory or MemoryModel())
+            ),
             memo=kept,
             progress=progress,
         )

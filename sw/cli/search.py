@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError
+from ..errors import DataError, DeviceError
 from ..files import check_output
 from .common import (
     DEFAULT_PRESET,
@@ -148,8 +148,14 @@ def command(
         from ..search.memo import Forgetful
         from ..search.tasks import DeviceRecipe
         from ..search.work import Processes
-        from ..session import open_device, open_store, stored
+        from ..session import is_board, open_device, open_store, stored
 
+        board = is_board(device)
+        if board and (verify or memory is not None):
+            raise DeviceError(
+                f"{device} has a memory of its own: leave out --memory, and --verify, which "
+                "compares RTL and model under the same memory"
+            )
         budget = Budget(budget_cycles, budget_ratio, budget_ms, budget_weight_bytes)
         budget.check()
         points = pareto or (HTML_POINTS if html else 0)
@@ -171,7 +177,7 @@ def command(
             found = open_device(name, config, model, say)
             return found if store is None else stored(found, store)
 
-        other = {"model": "verilator", "verilator": "model"}[device]
+        other = "verilator" if device == "model" else "model"
         try:
             with Processes(workers or len(os.sched_getaffinity(0)), scheduler) as work:
                 result = search(
@@ -185,7 +191,7 @@ def command(
                     megahertz=clock_mhz,
                     verify=opened(other) if verify else None,
                     work=work,
-                    recipe=DeviceRecipe(device, config, model),
+                    recipe=None if board else DeviceRecipe(device, config, model),
                     memo=store or Forgetful(),
                     progress=say,
                 )

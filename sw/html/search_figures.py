@@ -59,13 +59,13 @@ def _front(result: SearchResult) -> Figure:
         if known:
             axes.plot(
                 [p.cycles for p in known], [height(p) for p in known],
-                line, marker=marker, color=colour, label=label, markersize=7, alpha=0.9,
+                linestyle=line, marker=marker, color=colour, label=label, markersize=7, alpha=0.9,
             )  # fmt: skip
 
     draw(result.front, "search, measured cycles (Pareto front)", "o", BLUE, "-")
     draw(result.proxies, "integer program, BitOps", "s", ORANGE, ":")
-    draw(result.rivals, "other methods, same budget", "x", GREEN, "")
-    draw(result.uniform, "uniform widths", "D", GREY, "")
+    draw(result.rivals, "other methods, same budget", "x", GREEN, "none")
+    draw(result.uniform, "uniform widths", "D", GREY, "none")
     for point in result.uniform:
         if (point.accuracy if labelled else point.divergence) is not None:
             axes.annotate(

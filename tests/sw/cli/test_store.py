@@ -171,6 +171,8 @@ def test_a_page_is_written_beside_the_network(network, tmp_path, fresh_store):
         (("--budget-ms", "1"), "one budget"),
         (("--sensitivity", "magic"), "kl"),
         (("--pareto", "1"), "2 or more"),
+        (("--device", "magic"), "unknown device"),
+        (("--device", "serial:/dev/null", "--verify"), "memory of its own"),
     ],
 )
 def test_settings_without_sense_are_refused_at_once(network, tmp_path, extra, word):
