@@ -14,8 +14,8 @@ from bitloop.hw.core import Core
 from bitloop.hw.verilog import COLUMN
 
 from .arbiter import Arbiter
-from .link.link import SerialLink
 from .link.protocol import Description
+from .link.serial_link import SerialLink
 from .link.uart import divisor
 from .on_chip_memory import OnChipMemory
 from .sdram import SdramController, sdram_signature

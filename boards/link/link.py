@@ -9,25 +9,21 @@ from amaranth.lib.wiring import In, Out
 
 from bitloop.hw.axi import axi_lite_signature, axi_read_signature, axi_write_signature
 from bitloop.hw.fifo import Fifo
-from bitloop.hw.registers import ADDRESS_BITS as REGISTER_ADDRESS_BITS
 
 from .access import Access
+from .judge import Judge
 from .protocol import (
     CYCLE_BITS,
     HEADER_BYTES,
-    PAYLOAD_BYTES,
-    REGISTER_BYTES,
     SEQUENCES,
     STATUS_BYTES,
     STATUS_FIELDS,
     WINDOW,
     Answer,
-    Command,
     Description,
 )
 from .receiver import FRAME_ADDRESS_BITS, Receiver
 from .sender import READ_CYCLES, Sender
-from .uart import Uart, divisor
 
 FIFO_BYTES = 1024
 """Between line and link, each way. Must hold `WINDOW` requests without payload; one block RAM."""
@@ -98,8 +94,7 @@ class Link(wiring.Component):
         frame_write, frame_read = frame.write_port(), frame.read_port()
         byte = Signal(8)
         m.d.sync += byte.eq(frame_read.data)
-        own = Signal.like(receiver.write)  # registers: there a cycle after it is decided
-        m.d.sync += own.enable.eq(0)
+        own = Signal.like(receiver.write)  # registers: there two cycles after it is decided
         place = Signal(FRAME_ADDRESS_BITS)  # next byte of the payload
         for write in (receiver.write, own, sender.write):  # never two at a time
             with m.If(write.enable):
@@ -114,44 +109,18 @@ class Link(wiring.Component):
         ]
 
         # ---- what was asked ---------------------------------------------------------------------
-        # The header stays while a frame is found: what follows from it is worked out in steps, for
-        # which two states before JUDGE leave time.
+        m.submodules.judge = judge = Judge()
         header = receiver.header
-        command = header.code
         expected = Signal(range(SEQUENCES))
         synchronized = Signal()
         kept = Signal(range(WINDOW + 1))  # answers that can be given again
-        age = Signal.like(expected)
-        is_next, is_kept = Signal(), Signal()
-        on_registers, writes, fits, aligned, legal = (Signal() for _ in range(5))
-        reads_again, is_status, is_sync = Signal(), Signal(), Signal()
-        m.d.sync += [
-            age.eq(expected - header.sequence),
-            is_next.eq(age == 0),
-            is_kept.eq(age <= kept),
-            on_registers.eq(
-                (command == Command.READ_REGISTER) | (command == Command.WRITE_REGISTER)
-            ),
-            writes.eq((command == Command.WRITE_REGISTER) | (command == Command.WRITE_MEMORY)),
-            reads_again.eq((command == Command.READ_MEMORY) | (command == Command.STATUS)),
-            is_status.eq(command == Command.STATUS),
-            is_sync.eq(command == Command.SYNC),
-            fits.eq(receiver.size == Mux(writes, header.length, 0)),
-            aligned.eq(
-                (header.length == REGISTER_BYTES)
-                & ~header.argument[:2].any()
-                & ~header.argument[REGISTER_ADDRESS_BITS:].any()
-            ),
+        m.d.comb += [
+            judge.header.eq(header),
+            judge.size.eq(receiver.size),
+            judge.expected.eq(expected),
+            judge.kept.eq(kept),
         ]
-        with m.Switch(command):
-            with m.Case(Command.READ_REGISTER, Command.WRITE_REGISTER):
-                m.d.sync += legal.eq(fits & aligned)
-            with m.Case(Command.READ_MEMORY, Command.WRITE_MEMORY):
-                m.d.sync += legal.eq(fits & (header.length != 0) & (header.length <= PAYLOAD_BYTES))
-            with m.Case(Command.STATUS, Command.SYNC):
-                m.d.sync += legal.eq(fits)
-            with m.Default():
-                m.d.sync += legal.eq(0)
+        on_registers, writes, legal = judge.on_registers, judge.writes, judge.legal
 
         # ---- answers that can be given again -----------------------------------------------------
         answers = memory.Memory(shape=8 + 32, depth=WINDOW, init=[])
@@ -193,16 +162,35 @@ class Link(wiring.Component):
         m.d.comb += [
             lane.eq(Mux(on_registers, cursor[:2], cursor[:lane_bits])),
             last.eq((left == 1) | lane.all()),
+        ]
+        m.d.sync += [
             port_busy.eq(Mux(on_registers, register_port.busy, memory_port.busy)),
             port_done.eq(Mux(on_registers, register_port.done, memory_port.done)),
             failed.eq(Mux(on_registers, register_port.failed, memory_port.failed)),
-        ]
-        m.d.sync += [
             self.accepted.eq(0),
             expired.eq(patience == 0),
             fetching.eq(Cat(1, fetching)),
-            own.address.eq(place),
         ]
+
+        # ---- what goes into the answer: all that may, then which of it ---------------------------
+        response = Cat(sequence, answer, _padded(size, 16), header.argument)
+        pieces = {
+            "word": word.word_select(lane, 8),
+            "status": status.word_select(size[: (STATUS_BYTES - 1).bit_length()], 8),
+            "description": description[size],
+            "header": response.word_select(number, 8),
+        }
+        put = {name: Signal(name=f"put_{name}") for name in pieces}
+        puts = Signal(len(pieces))
+        m.d.sync += [puts.eq(Cat(put.values())), own.enable.eq(puts.any())]
+        piece_place = Signal.like(place)
+        m.d.sync += [piece_place.eq(place), own.address.eq(piece_place)]
+        chosen: Value = Const(0, 8)
+        for which, (name, value) in zip(puts, pieces.items(), strict=True):
+            piece = Signal(8, name=f"piece_{name}")
+            m.d.sync += piece.eq(value)
+            chosen |= piece & which.replicate(8)
+        m.d.sync += own.data.eq(chosen)
         for port in (register_port, memory_port):
             m.d.comb += [
                 port.writing.eq(writes),
@@ -225,7 +213,7 @@ class Link(wiring.Component):
                 ]
                 with m.If(receiver.found):
                     m.next = "DECODE"
-            with m.State("DECODE"):
+            with m.State("DECODE"):  # as long as the judge takes
                 m.next = "COMPARE"
             with m.State("COMPARE"):
                 m.next = "JUDGE"
@@ -233,7 +221,7 @@ class Link(wiring.Component):
                 m.next = "ANSWER"
                 with m.If(~receiver.good):
                     m.d.sync += [answer.eq(Answer.DAMAGED), damaged.eq(damaged + 1)]
-                with m.Elif(is_sync & legal):
+                with m.Elif(judge.is_sync & legal):
                     m.d.sync += [
                         expected.eq(header.sequence + 1),
                         synchronized.eq(1),
@@ -243,12 +231,12 @@ class Link(wiring.Component):
                     m.next = "DESCRIBE"
                 with m.Elif(~synchronized):
                     m.d.sync += answer.eq(Answer.UNSYNCHRONIZED)
-                with m.Elif(is_next):
+                with m.Elif(judge.is_next):
                     m.d.sync += [self.accepted.eq(1), fresh.eq(1), expected.eq(expected + 1)]
                     with m.If(kept != WINDOW):
                         m.d.sync += kept.eq(kept + 1)
                     m.next = "BEGIN"
-                with m.Elif(is_kept):
+                with m.Elif(judge.is_kept):
                     m.d.sync += repeated.eq(repeated + 1)
                     m.next = "REPEAT"
                 with m.Else():
@@ -256,7 +244,7 @@ class Link(wiring.Component):
             with m.State("REPEAT"):
                 m.d.sync += Cat(answer, word[:32]).eq(answer_read.data)
                 m.next = "ANSWER"
-                with m.If(reads_again):
+                with m.If(judge.reads_again):
                     m.next = "BEGIN"
                 with m.Elif(on_registers & ~writes):
                     m.next = "AGAIN"
@@ -266,10 +254,10 @@ class Link(wiring.Component):
                     m.next = "UNPACK"
             with m.State("BEGIN"):
                 m.d.sync += [answer.eq(Answer.DONE), fetching.eq(0), seen.eq(cycles)]
-                with m.If(~legal | is_sync):
+                with m.If(~legal | judge.is_sync):
                     m.d.sync += answer.eq(Answer.REFUSED)
                     m.next = "ANSWER"
-                with m.Elif(is_status):
+                with m.Elif(judge.is_status):
                     m.d.sync += left.eq(STATUS_BYTES)
                     m.next = "TELL"
                 with m.Elif(writes):
@@ -325,9 +313,8 @@ class Link(wiring.Component):
                     m.d.sync += [answer.eq(Answer.TIMEOUT), size.eq(0)]
                     m.next = "ANSWER"
             with m.State("UNPACK"):  # a word of the bus to bytes of the payload
+                m.d.comb += put["word"].eq(1)
                 m.d.sync += [
-                    own.enable.eq(1),
-                    own.data.eq(word.word_select(lane, 8)),
                     place.eq(place + 1),
                     left.eq(left - 1),
                     cursor.eq(cursor + 1),
@@ -338,9 +325,8 @@ class Link(wiring.Component):
                 with m.Elif(last):
                     m.next = "REQUEST"
             with m.State("TELL"):
+                m.d.comb += put["status"].eq(1)
                 m.d.sync += [
-                    own.enable.eq(1),
-                    own.data.eq(status.word_select(size[: (STATUS_BYTES - 1).bit_length()], 8)),
                     place.eq(place + 1),
                     left.eq(left - 1),
                     size.eq(size + 1),
@@ -348,9 +334,8 @@ class Link(wiring.Component):
                 with m.If(left == 1):
                     m.next = "ANSWER"
             with m.State("DESCRIBE"):
+                m.d.comb += put["description"].eq(1)
                 m.d.sync += [
-                    own.enable.eq(1),
-                    own.data.eq(description[size]),
                     answer.eq(Answer.DONE),
                     place.eq(place + 1),
                     left.eq(left - 1),
@@ -365,16 +350,14 @@ class Link(wiring.Component):
                     m.d.sync += sequence.eq(expected)
                 m.next = "HEADER"
             with m.State("HEADER"):
-                response = Cat(sequence, answer, _padded(size, 16), header.argument)
+                m.d.comb += put["header"].eq(1)
                 m.d.sync += [
-                    own.enable.eq(1),
-                    own.data.eq(response.word_select(number, 8)),
                     place.eq(place + 1),
                     number.eq(number + 1),
                 ]
                 with m.If(number.all()):
                     m.next = "SEND"
-            with m.State("SEND"):  # a cycle before the sender looks, the last byte is written
+            with m.State("SEND"):  # the last byte is written long before the sender looks at it
                 m.d.comb += [sender.start.eq(1), sender.size.eq(size + HEADER_BYTES)]
                 m.next = "SENDING"
             with m.State("SENDING"):
@@ -383,47 +366,6 @@ class Link(wiring.Component):
                     m.next = "RESUME"
             with m.State("RESUME"):  # the receiver sees `proceed`
                 m.next = "LISTEN"
-        return m
-
-
-class SerialLink(wiring.Component):
-    """A `Link` behind a UART.
-
-    Members
-    -------
-    rx : in, the line from the host
-    tx : out, the line to the host
-    registers, memory_write, memory_read, accepted : as `Link`'s
-    """
-
-    def __init__(
-        self,
-        description: Description,
-        data_bits: int,
-        baud: int,
-        timeout_cycles: int = TIMEOUT_CYCLES,
-    ) -> None:
-        """Raises `ValueError` for a baud rate that the clock cannot make."""
-        self.divisor = divisor(description.clock_hertz, baud)
-        self.link = Link(description, data_bits, timeout_cycles)
-        members = dict(self.link.signature.members.items())
-        super().__init__(members | {"rx": In(1, init=1), "tx": Out(1, init=1)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.link = link = self.link
-        m.submodules.uart = uart = Uart(self.divisor)
-        m.d.comb += [
-            uart.rx.eq(self.rx),
-            self.tx.eq(uart.tx),
-            # Nothing on the line waits: what finds the queue full is lost, and sent again.
-            link.rx.valid.eq(uart.received.valid),
-            link.rx.payload.eq(uart.received.payload),
-            self.accepted.eq(link.accepted),
-        ]
-        wiring.connect(m, link.tx, uart.send)
-        for name in ("registers", "memory_write", "memory_read"):
-            wiring.connect(m, getattr(link, name), wiring.flipped(getattr(self, name)))
         return m
 
 

@@ -53,18 +53,25 @@ class Receiver(wiring.Component):
         zero_due = Signal()  # the run stood for a zero too, if anything follows
         count = Signal(range(FRAME_BYTES + 1))
         broken = Signal()  # too long
+        check_start, check_valid, check_data = Signal(), Signal(), Signal(8)
         m.d.comb += [
-            self.sink.ready.eq(~self.found),
+            # The check is a register behind, and up to date when the next byte is taken.
+            self.sink.ready.eq(~self.found & ~check_valid),
             taken.eq(self.sink.valid & self.sink.ready),
             ends.eq(taken & (byte == 0)),
             # A code is a byte of the frame where the run before it stood for a zero.
             body.eq(taken & ~ends & (~code_next | zero_due)),
-            check.start.eq(self.proceed | ends),
-            check.valid.eq(body),
-            check.data.eq(Mux(code_next, 0, byte)),
+            check.start.eq(check_start),
+            check.valid.eq(check_valid),
+            check.data.eq(check_data),
             self.write.enable.eq(body),
             self.write.address.eq(count),
             self.write.data.eq(Mux(code_next, 0, byte)),
+        ]
+        m.d.sync += [
+            check_start.eq(self.proceed | ends),
+            check_valid.eq(body),
+            check_data.eq(Mux(code_next, 0, byte)),
         ]
         with m.If(body):
             m.d.sync += count.eq(count + 1)

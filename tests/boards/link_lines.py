@@ -13,8 +13,9 @@ import numpy as np
 from amaranth.back import verilog
 
 from bitloop import boards, sim
-from bitloop.boards.link.link import Link, SerialLink
+from bitloop.boards.link.link import Link
 from bitloop.boards.link.protocol import BAUD, Description
+from bitloop.boards.link.serial_link import SerialLink
 from bitloop.sim.build import Recipe, build
 
 CLOCK = 75_000_000
