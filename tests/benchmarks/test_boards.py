@@ -11,6 +11,7 @@ from bitloop.boards.build import build_board, write_build
 from bitloop.boards.targets import TARGETS
 
 SEEDS = (1, 2, 3)
+SURROUNDINGS = ("link", "arbiter", "memory", "board")
 ROWS = [(target, target.preset) for target in TARGETS.values()]
 ROWS += [(TARGETS["ulx3s-85f"], "n16m8"), (TARGETS["ulx3s-25f"], "n4")]
 FLOORS = {("ulx3s-85f", "n16m8"): 95, ("ulx3s-25f", "n4"): 80}
@@ -41,4 +42,6 @@ def test_the_board_reaches_its_clock(target, preset, tmp_path):
     )
     for segment in report["critical_path"]:
         print(f"    {segment['nanoseconds']:5.2f} ns {segment['kind']:8} {segment['name']}")
+    assert set(report["area"]["blocks"]) == {"columns", "core", *SURROUNDINGS}
+    assert report["area"]["blocks"]["columns"]["multipliers"] >= built.config.multipliers
     assert built.routed.megahertz >= floor
