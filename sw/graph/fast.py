@@ -3,8 +3,9 @@
 
 Integers in floating point are exact while every intermediate result is one that the format holds:
 float32 sums of (q - z) * w while 255 * sum|w| <= 2^24, whatever their order; float64 for
-acc * M + C below 2^53 in magnitude. The shift is a scaling by a power of two and a floor, both
-exact. Each condition is checked for every channel; what fails one is left to the integer code.
+acc * M + C below 2^53 in magnitude (16-bit multipliers; 31-bit ones may exceed it). The shift is a
+scaling by a power of two and a floor, both exact. Each condition is checked for every channel; what
+fails one is left to integer code.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..numerics import requantize
 from .ir import Add, Conv
 from .validate import output_size
 
@@ -100,9 +102,11 @@ def convolution(
     node: Conv, x: Codes, padding: tuple[int, int], zero_point: int, output_zero_point: int
 ) -> Codes | None:
     """Codes of a convolution of `x` (batch, height, width, channels), zero-point outside by
-    `padding` rows and columns; None where floating point is not proven exact."""
-    if not (exact_sums(node.weights) and exact_requantization(node, zero_point) and _trusted()):
+    `padding` rows and columns; None where sums in floating point are not proven exact."""
+    if not (exact_sums(node.weights) and _trusted()):
         return None
+    floating = exact_requantization(node, zero_point)
+    offsets = zero_point * node.weights.astype(np.int64).reshape(len(node.weights), -1).sum(1)
     import torch
 
     weights = torch.from_numpy(node.weights.transpose(0, 3, 1, 2).astype(np.float32))
@@ -120,9 +124,14 @@ def convolution(
                 codes.to(torch.float32).sub_(zero_point), weights, None, node.stride, padding,
                 node.dilation, node.groups,
             )  # fmt: skip
-            y = torch.addcmul(constant, sums.to(torch.float64), multiplier)
-            _shift_and_clamp(y, node, output_zero_point)
-            result[start : start + step] = y.permute(0, 2, 3, 1)
+            if floating:
+                y = torch.addcmul(constant, sums.to(torch.float64), multiplier)
+                _shift_and_clamp(y, node, output_zero_point)
+                result[start : start + step] = y.permute(0, 2, 3, 1)
+            else:
+                accumulators = sums.permute(0, 2, 3, 1).to(torch.int64).numpy() + offsets
+                integers = requantize(accumulators, node.requant, output_zero_point)
+                result[start : start + step] = torch.from_numpy(integers)
     return result.numpy()
 
 

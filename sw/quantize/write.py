@@ -44,6 +44,7 @@ def write_program(program: ExportedProgram, parameters: QuantizationParameters) 
     with torch.no_grad():
         prepared(example)
     converted = convert_pt2e(prepared)
+    _drop_unused(converted)
     return torch.export.export(converted, (example,), dynamic_shapes=dynamic_batch(program))
 
 
@@ -103,6 +104,17 @@ def _give_constants(prepared: GraphModule, parameters: QuantizationParameters) -
                 )
             node.args = (*node.args[:2], _constant(prepared, node, bias), *node.args[3:])
     prepared.recompile()
+
+
+def _drop_unused(module: GraphModule) -> None:
+    """Removes parameters and buffers that nothing reads: float weights, which have become codes,
+    and batch-norm's. Files would hold them too."""
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    held = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    for name in held:
+        if name not in used:
+            *path, last = name.split(".")
+            delattr(module.get_submodule(".".join(path)), last)
 
 
 def output_channels(node: Node, weight: torch.Tensor) -> int:

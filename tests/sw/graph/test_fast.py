@@ -57,12 +57,11 @@ def test_convolution(case: tuple[Conv, np.ndarray, int, int], padding: tuple[int
     padded = dataclasses.replace(node, padding=padding * 2)
     sums = accumulate(padded, x, zero_point)
     expected = requantize(sums, node.requant, output_zero_point)
-    if found is None:
-        assert not (fast.exact_sums(node.weights) and fast.exact_requantization(node, zero_point))
-    else:
+    assert (found is not None) == fast.exact_sums(node.weights)
+    if found is not None:
         assert found.dtype == np.uint8 and np.array_equal(found, expected)
     if (node.requant.multiplier < 1 << 16).all():
-        assert found is not None, "layers of the default core are all within the proof"
+        assert fast.exact_requantization(node, zero_point), "16-bit multipliers are within float64"
 
 
 @pytest.mark.parametrize("channels", [57, 58, 1500])
@@ -82,12 +81,14 @@ def test_refused_where_sums_may_exceed_single_precision(channels: int) -> None:
         assert np.array_equal(found, requantize(accumulate(padded, x, 3), requant, 0))
 
 
-def test_refused_where_constants_exceed_double_precision() -> None:
+def test_integers_where_constants_exceed_double_precision() -> None:
     one = np.ones(1, np.int64)
     node = Conv("c", ("x",), "y", weights=np.ones((1, 1, 1, 1), np.int8), bits=8,
-                requant=Requantization(one * 3, one << 53, one * 50))  # fmt: skip
+                requant=Requantization(one * (2**31 - 1), (one << 53) + 1, one * 50))  # fmt: skip
+    assert not fast.exact_requantization(node, 3)
     x = np.full((1, 1, 1, 1), 7, np.uint8)
-    assert fast.convolution(node, x, (0, 0), 0, 0) is None
+    expected = requantize(np.full((1, 1, 1, 1), 7), node.requant, 0)
+    assert np.array_equal(fast.convolution(node, x, (0, 0), 3, 0), expected)
 
 
 @given(

@@ -67,6 +67,9 @@ def test_given_integers_are_written() -> None:
     quantized = write_program(network, parameters)
     for name, value in network.state_dict.items():
         assert torch.equal(value, state[name]), "the float program has changed"
+    assert not any(v.is_floating_point() and v.ndim > 1 for v in quantized.state_dict.values()), (
+        "float weights are kept beside their codes"
+    )
     graph = import_program(quantized, "net")
     for node in graph.nodes:
         if isinstance(node, Conv) and node.name in ("0", "5", "7"):
