@@ -2,9 +2,10 @@
 """Post-training methods side by side on CIFAR-10 as JPEG: not the review's networks or data.
 
 Methods as in Wei, Ma, Yang, Yao, Appl. Sci. 2024, 14(17), 7445, Table 1. Weights have a scale a
-channel everywhere. Activations are rounded where layers read them, the usual simulation; the last
-lines are integer networks by the golden model, every activation rounded. Calibrated on 256 training
-images.
+channel everywhere; OCS and weighted entropy, whose papers leave it open, have activations clipped
+for least squared error. Activations are rounded where layers read them, the usual simulation; the
+last lines are integer networks by the golden model, every activation rounded. Calibrated on 256
+training images.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from bitloop.quantize import (
 )
 from bitloop.quantize.post_training import choose_parameters
 
-IMAGES, CALIBRATION = 2000, 256
+IMAGES, CALIBRATION = 1000, 256
 WIDTHS = (8, 5, 4)
 
 
@@ -51,7 +52,7 @@ class Method:
 METHODS = (
     Method("symmetric", "minmax", "max", symmetric=True),
     Method("OCS", "mse", "ocs-clip", symmetric=True, repairs=("split-outliers",)),
-    Method("weighted entropy", "entropy", "entropy", symmetric=True),
+    Method("weighted entropy", "mse", "entropy", symmetric=True),
     Method("pure shift", "minmax", "max", shift_only=True),
     Method("hybrid asymmetric, min/max", "minmax", "max"),
     Method("hybrid asymmetric", "redistribution", "default"),
@@ -100,12 +101,13 @@ def test_methods(name: str) -> None:
 
 
 def _order(scores: dict[str, float], error: float) -> str:
-    """The order found, and whether it is the published one."""
+    """The order found, and whether it is the published one, within two standard errors."""
     order = sorted(scores, key=lambda m: -scores[m])
     text = " > ".join(order)
-    if scores[order[0]] - scores[order[-1]] < 2 * error:
-        return f"{text}: no difference beyond two standard errors (published: hybrid first)"
-    if order[0] != "hybrid asymmetric":
+    ahead = scores["hybrid asymmetric"] - max(s for m, s in scores.items() if m != PUBLISHED[0])
+    if abs(ahead) < 2 * error:
+        return f"{text}: hybrid (published: first) and the best other differ by noise only"
+    if ahead < 0:
         return f"{text}: DIFFERS from the published order, hybrid first"
     return f"{text}: hybrid first, as published"
 
