@@ -76,7 +76,7 @@ def run_tool(
     say(what)
     last = ""
     path = folder / log
-    with open(path, "w") as file:
+    with open(path, "w", buffering=1) as file:  # whole lines, for whoever follows it
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             cwd=folder,
