@@ -31,6 +31,7 @@ _YOSYS_PHASES = {
 }
 _NEXTPNR_PHASES = (
     ("Packing constants", "packing"),
+    ("Pack IOBs", "packing"),
     ("Creating initial analytic placement", "placing"),
     ("Running HeAP", "placing"),
     ("Running simulated annealing", "refining the placement"),
