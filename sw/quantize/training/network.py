@@ -98,8 +98,10 @@ def training_network(
     method: Method,
     ranges: ActivationRanges,
     activation_bits: int = 8,
+    narrow_ranges: ActivationRanges | None = None,
 ) -> TrainingNetwork:
-    """A new one. `bits`: of every layer's weights. `ranges`: of the activations, from `calibrate`.
+    """A new one. `bits`: of every layer's weights. `ranges`: of the activations, from `calibrate`;
+    `narrow_ranges`, if given, of those that have fewer than 8 bits.
 
     With fewer than 8 `activation_bits` the network's input and its result keep 8, as is usual.
     Raises `FrontendError` for programs that cannot be quantized, `DataError` for widths that are
@@ -134,7 +136,8 @@ def training_network(
             given = node.op == "placeholder"
             kind = ActivationQuantizer if given else method.activations
             width = 8 if given or node is last else activation_bits
-            quantizers[node.name] = kind(*ranges.ranges[node.name], width, _features(node))
+            known = ranges if width == 8 or narrow_ranges is None else narrow_ranges
+            quantizers[node.name] = kind(*known.ranges[node.name], width, _features(node))
         else:
             quantizers[node.name] = quantizers[partner]
         folded.add_submodule(f"_trained.point{i}", quantizers[node.name])

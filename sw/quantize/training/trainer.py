@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from ...dataset import Dataset
 from ...errors import DataError
 from ..calibration import calibrate, check_images
-from ..parameters import QuantizationParameters
+from ..parameters import ActivationScheme, QuantizationParameters
 from ..points import single_input
 from ..post_training import layer_widths
 from ..write import write_program
@@ -328,9 +328,14 @@ class Training:
 def build_network(
     program: ExportedProgram, data: Dataset, bits: Mapping[str, int], options: TrainingOptions
 ) -> TrainingNetwork:
-    """The network before its first step, ranges calibrated on the first images."""
-    ranges = calibrate(program, data.x[:CALIBRATION_IMAGES])
-    return training_network(program, bits, METHODS[options.method], ranges, options.activation_bits)
+    """The network before its first step, ranges calibrated on the first images: all values seen
+    where codes have 8 bits, of least squared error where they have fewer."""
+    x, width = data.x[:CALIBRATION_IMAGES], options.activation_bits
+    ranges = calibrate(program, x)
+    narrow = None
+    if width < 8:
+        narrow = calibrate(program, x, method="mse", scheme=ActivationScheme(width))
+    return training_network(program, bits, METHODS[options.method], ranges, width, narrow)
 
 
 def learning_rate(fraction: float) -> float:
