@@ -28,9 +28,9 @@ def program() -> ExportedProgram:
 X = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
 
 
-def differing(quantized: ExportedProgram, share: float) -> None:
+def differing(quantized: ExportedProgram, share: float, multiplier_bits: int = 31) -> None:
     """At most `share` of the golden model's output codes differ from PyTorch's."""
-    graph = import_program(quantized, "net", 31)
+    graph = import_program(quantized, "net", multiplier_bits)
     source, target = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     with torch.no_grad():
         real = quantized.module()(torch.from_numpy(X)).numpy()
@@ -56,6 +56,7 @@ def test_shift_only(bits: int) -> None:
         multiplier = node.requant.multiplier
         assert (multiplier & (multiplier - 1) == 0).all() and node.requant.half_even
     differing(quantized, 0.0)
+    differing(quantized, 0.0, 16)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
