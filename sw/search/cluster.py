@@ -21,7 +21,9 @@ from ..errors import BitloopError, SearchError
 from .memo import sources
 from .work import Done, Shared, nothing
 
-CONNECT_SECONDS = 20
+CONNECT_SECONDS = 10
+START_SECONDS = 180
+"""Processes started here may take long to come up where the machine is busy."""
 DEATHS = 10
 """Workers that may die on one call before it is given up."""
 SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -53,7 +55,7 @@ class Cluster:
         try:
             self.client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
             if scheduler is None:
-                self.client.wait_for_workers(count, timeout=3 * CONNECT_SECONDS)
+                self.client.wait_for_workers(count, timeout=START_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
             self.close()
             raise SearchError(
@@ -137,7 +139,7 @@ class Cluster:
 
 def _worker(address: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
-    command += ["--no-dashboard", "--death-timeout", "20", "--memory-limit", "0"]
+    command += ["--no-dashboard", "--death-timeout", str(START_SECONDS), "--memory-limit", "0"]
     return subprocess.Popen(
         command,
         env={**os.environ, **dict.fromkeys(SINGLE_THREADED, "1")},

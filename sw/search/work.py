@@ -116,6 +116,8 @@ class Processes:
             self._cluster = None
 
     def __enter__(self) -> Processes:
+        if self.scheduler is not None:
+            self.cluster()  # an address where nobody is should be known before any work
         return self
 
     def __exit__(
