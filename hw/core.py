@@ -227,8 +227,6 @@ class Core(wiring.Component):
         patience = Signal(range(limit + 1))
         flush_left = Signal(range(FLUSH_CYCLES), init=FLUSH_CYCLES - 1)
         asked = Signal()  # started while flushing
-        stopping = Signal()  # in STOP or HUNG
-        m.d.comb += stop.eq(stopping)
         progressed = Signal()
         with m.If(registers.start):
             m.d.sync += asked.eq(1)
@@ -252,27 +250,25 @@ class Core(wiring.Component):
                 with m.If(progressed):  # looked at a cycle late
                     m.d.sync += patience.eq(limit - 1)
                 with m.If(failing):
-                    m.d.sync += [registers.error.eq(fault), patience.eq(limit), stopping.eq(1)]
+                    m.d.sync += [registers.error.eq(fault), patience.eq(limit)]
                     m.next = "STOP"
                 with m.Elif((patience == 0) & ~progressed):
                     m.d.sync += [registers.error.eq(ErrorCode.TIMEOUT), patience.eq(limit)]
-                    m.d.sync += stopping.eq(1)
                     m.next = "STOP"
                 with m.Elif(dispatch.finished & quiet):
                     m.d.sync += registers.done.eq(1)
                     m.next = "IDLE"
             with m.State("STOP"):
-                m.d.comb += running.eq(1)
+                m.d.comb += [running.eq(1), stop.eq(1)]
                 m.d.sync += [patience.eq(patience - 1), asked.eq(0)]
                 with m.If(quiet):
-                    m.d.sync += stopping.eq(0)
                     m.next = "FLUSH"
                 with m.Elif(patience == 0):
                     m.next = "HUNG"
             with m.State("HUNG"):  # the bus owes responses: report, and wait for them
+                m.d.comb += stop.eq(1)
                 m.d.sync += asked.eq(0)
                 with m.If(quiet):
-                    m.d.sync += stopping.eq(0)
                     m.next = "FLUSH"
             with m.State("FLUSH"):
                 m.d.comb += flush.eq(1)
