@@ -127,7 +127,8 @@ class BoardDevice:
 
 
 class SerialDevice(BoardDevice):
-    """A board behind a serial port: `serial:` and the port, or a URL that pyserial knows."""
+    """A board behind a serial port: `serial:` and the port, or a URL that pyserial knows, with
+    `@BAUD` at its end where the board's link is not at `BAUD`."""
 
     def port(self) -> str:
         return self.name.removeprefix(SERIAL)

@@ -90,8 +90,8 @@ DeviceOption = Annotated[
         "--device",
         metavar="NAME",
         help="`reference` (no notion of time), `model` (its cycles equal the RTL's), `verilator` "
-        "(the RTL), `serial:PORT` (a board) or `virtual:BOARD` (a simulated one); see `bitloop "
-        "devices`.",
+        "(the RTL), `serial:PORT` or `serial:PORT@BAUD` (a board) or `virtual:BOARD` (a simulated "
+        "one); see `bitloop devices`.",
     ),
 ]
 TimedDeviceOption = Annotated[

@@ -70,27 +70,35 @@ def _ports(probe: bool) -> list[dict[str, Any]]:
         }
         if probe:
             with progress(f"asking {port.device}"):
-                row |= _ask(port.device)
+                row |= ask(port.device)
         rows.append(row)
     return rows
 
 
-def _ask(port: str) -> dict[str, Any]:
-    """What answers behind a port."""
+def ask(port: str) -> dict[str, Any]:
+    """What answers behind a port, at the baud rate of any board there is."""
     from bitloop.boards.device import connect
+    from bitloop.boards.link.protocol import BAUD
+    from bitloop.boards.targets import TARGETS
 
     from ..errors import DeviceError
 
-    try:
-        line, bus = connect(port)
-    except DeviceError as error:
-        return {"board": None, "description": str(error)}
-    line.close()
-    board = bus.description
-    return {
-        "board": board.name,
-        "clock_megahertz": board.clock_hertz / 1e6,
-        "memory_bytes": board.memory_bytes,
-        "description": f"{board.name}, {board.clock_hertz / 1e6:g} MHz, "
-        f"{board.memory_bytes:,} bytes of memory",
-    }
+    why = ""
+    rates = {target.baud for target in TARGETS.values()} - {BAUD}
+    for name in (port, *(f"{port}@{rate}" for rate in sorted(rates))):
+        try:
+            line, bus = connect(name)
+        except DeviceError as error:
+            why = why or str(error)
+            continue
+        line.close()
+        board = bus.description
+        megahertz = board.clock_hertz / 1e6
+        return {
+            "device": f"serial:{name}",
+            "board": board.name,
+            "clock_megahertz": megahertz,
+            "memory_bytes": board.memory_bytes,
+            "description": f"{board.name}, {megahertz:g} MHz, {board.memory_bytes:,} B of memory",
+        }
+    return {"board": None, "description": why}

@@ -12,6 +12,7 @@ from bitloop.boards.link.host import LinkBus
 from bitloop.boards.link.line import SerialLine
 from bitloop.boards.targets import find_target
 from bitloop.boards.virtual import VirtualBoard
+from bitloop.cli.devices import ask
 from bitloop.codes import encode, flip_sign
 from bitloop.compile import compile_graph
 from bitloop.demo.digits import load_digits, train
@@ -98,6 +99,13 @@ def test_a_board_says_what_it_is(device):
     assert device.bus.read_memory(end - 5, 5) == b"last!"
     with pytest.raises(DeviceError, match="outside the memory of ulx3s-12f"):
         device.bus.read_memory(end, 1)
+
+
+def test_a_port_is_asked_what_is_behind_it(board):
+    found = ask(board.port)
+    assert (found["board"], found["memory_bytes"]) == (TARGET.name, 32 << 20)
+    assert found["device"] == f"serial:{board.port}"
+    assert "cannot open" in ask("/dev/ttyUSB99")["description"]
 
 
 def test_a_binary_for_another_core_is_refused(digits, board):
