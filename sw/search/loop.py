@@ -222,10 +222,13 @@ class _Search:
 
     def _measure_candidates(self, choices: Sequence[Choice]) -> list[Measurement]:
         """The same for the explorer, whose best so far is then known."""
+        self._say_best()
+        return self._measure(choices)
+
+    def _say_best(self) -> None:
         best = self.explorer.best(self._limits) if self._limits else None
         if best is not None:
             self.tracker.best = f"{best.cycles:,} cycles at a loss of {best.loss:.4g}"
-        return self._measure(choices)
 
     def _solving(self) -> Any:
         return _Solving(self.tracker)
@@ -283,6 +286,7 @@ class _Search:
 
     def _score(self, candidates: list[Candidate]) -> None:
         graphs = {id(c): self.family.mixed(c.choice) for c in candidates}
+        self._say_best()
         self.tracker.expect("scoring", len(graphs) * self.scorer.parts)
         with self.tracker.phase("verification"):
             for number, graph in enumerate(graphs.values(), 1):
