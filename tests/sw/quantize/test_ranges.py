@@ -108,6 +108,15 @@ def test_divergences_clip_outliers_and_keep_what_is_dense(method: str) -> None:
     assert low == pytest.approx(0, abs=1e-3) and high > 0.9
 
 
+@pytest.mark.parametrize("method", ["kl", "redistribution", "mse"])
+def test_few_distinct_values_are_not_clipped(method: str) -> None:
+    """Images of 17 grey levels, most of them black."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 17, (50, 64)) * (rng.random((50, 64)) < 0.5)
+    low, high = found(method, [(levels / 16).astype(np.float32)]).range()
+    assert low == 0 and high > 0.97
+
+
 def test_redistribution_is_the_least_divergence_of_both_ends() -> None:
     """An exhaustive search over both ends finds nothing much better."""
     parts = batches(5, "skewed")
