@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "sensitivity"
 
-NAMES = ("kl", "mse", "sqnr", "hessian", "entropy", "weight-mse", "alps")
+NAMES = ("kl", "mse", "sqnr", "hessian", "limpq", "entropy", "weight-mse", "alps")
 """Of `search.sensitivity.METHODS`, which takes seconds to import."""
 
 

@@ -7,6 +7,7 @@ from .context import IMAGES, Context, Sensitivity, monotone, uniform_graphs
 from .divergence import divergence
 from .evaluation import mix, outputs, weighted
 from .hessian import hessian_trace
+from .importance import learned_scales
 from .layer import layer_noise, weight_entropy, weight_error
 from .network_output import accuracy_drop, output_divergence, output_error
 
@@ -22,6 +23,7 @@ METHODS: dict[str, Sensitivity] = {
         Sensitivity("mse", "squared error of the network's output", output_error),
         Sensitivity("sqnr", "noise over signal at the layer's output", layer_noise),
         Sensitivity("hessian", "Hessian trace x squared weight error (HAWQ-V2)", hessian_trace),
+        Sensitivity("limpq", "learned scales of the quantizers (LIMPQ)", learned_scales),
         Sensitivity("entropy", "entropy of the weight codes (EAGL), no images", weight_entropy),
         Sensitivity("weight-mse", "squared error of the weights, no images", weight_error),
         Sensitivity("alps", "cross-entropy of the labels (ALPS, untrained)", accuracy_drop, True),
