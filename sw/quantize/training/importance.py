@@ -114,6 +114,8 @@ def learned_importance(
     network.train()
     for step in range(steps):
         x, y = batches(step)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
         with torch.no_grad():
             target = None if teacher is None else teacher(x)
