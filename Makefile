@@ -49,7 +49,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[test]'
+	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[test,boards]'
 	touch $@
 
 clean:
