@@ -2,8 +2,9 @@
 """Banks: tensors moved by a few words, so that residuals are read in cycles in which the steps of
 their pixels leave their bank free.
 
-A pixel's residual is read beside one of its steps. Where each step reads the residual's bank, as
-steps of narrow weights with their two or four words may, the pixel takes a cycle more.
+A pixel's residual is read beside one of its steps, the last excepted. Where each step reads the
+residual's bank, as steps of narrow weights with their two or four words may, the pixel takes a cycle
+more.
 """
 
 from __future__ import annotations
@@ -95,11 +96,13 @@ def _lost(
 def _stalled(
     planner: Planner, layer: Layer, source: tuple[int, Layout], residual: tuple[int, Layout]
 ) -> float:
-    """Share of pixels and words each step of which reads the residual's bank."""
+    """Share of pixels and words each step of which, but the last, reads the residual's bank."""
     banks = ACTIVATION_BANKS
     first, layout = source
     base, other = residual
-    steps = planner.plan(layer, layout).body
+    steps = planner.plan(layer, layout).body[:-1]
+    if not steps:
+        return 0.0
     taken = [{word.bank for word in step.words if word is not None} for step in steps]
     always = set.intersection(*taken)
     if not always or layout.fold:

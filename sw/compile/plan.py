@@ -85,7 +85,7 @@ def plan(
         if layout.fold:
             return finish(mode, [], fold_steps(layer, layout, digits), digits)
         words = _words(layer, layout, padded, config.lanes)
-        return finish(mode, [], _dense_steps(words, digits), digits)
+        return finish(mode, [], _dense_steps(words, digits, layer.residual is not None), digits)
     taps = _words(layer, layout, padded, 0)
     if layer.kind is Kind.MAXIMUM:
         return finish(Mode.MAXIMUM, [], _tap_steps(taps, lanes=False, hold=False), 1)
@@ -123,13 +123,20 @@ def _words(layer: Layer, layout: Layout, padded: tuple[bool, bool], lanes: int) 
     return words
 
 
-def _dense_steps(words: list[Word], digits: int) -> list[Step]:
+def _dense_steps(words: list[Word], digits: int, residual: bool) -> list[Step]:
+    """Steps of up to `digits` words. A residual is read beside any step but the last: then the
+    shortest, which leaves most banks free, comes first."""
+    groups = group_words(words, digits)
+    if residual:
+        shortest = min(groups, key=len)
+        groups.remove(shortest)
+        groups.insert(0, shortest)
     return [
         Step(
             tuple(group),
             tuple(Lanes(k, 0, word.source, word.count) for k, word in enumerate(group)),
         )
-        for group in group_words(words, digits)
+        for group in groups
     ]
 
 

@@ -4,7 +4,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bitloop.boards.pll import (
@@ -27,6 +27,8 @@ from bitloop.errors import DeviceError
     st.floats(20, 150),
 )
 def test_settings_keep_the_limits(limits, source, asked):
+    # The phase comparator's least frequency leaves gaps between an rPLL's ratios, wide near 1.
+    assume(limits is not RPLL or asked >= 2 * source)
     settings = find_settings(limits, source, asked)
     settings.check()
     assert abs(settings.megahertz / asked - 1) <= 0.05

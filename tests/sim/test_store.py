@@ -2,11 +2,13 @@
 """The measurement store: what is found is what was measured, whoever else writes or dies."""
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,15 +158,15 @@ def _write(path, number, rounds):
         store.keep(f"{number} {i}", "test", content)
 
 
+def _writer(path, number, rounds) -> subprocess.Popen:
+    """`_write` in a process of its own."""
+    return subprocess.Popen([sys.executable, __file__, str(path), str(number), str(rounds)])
+
+
 def test_concurrent_writers_lose_nothing(tmp_path):
     path = tmp_path / "s.sqlite"
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write, args=(path, n, 20)) for n in range(4)]
-    for process in writers:
-        process.start()
-    for process in writers:
-        process.join(60)
-    assert [process.exitcode for process in writers] == [0] * 4
+    writers = [_writer(path, n, 20) for n in range(4)]
+    assert [process.wait(120) for process in writers] == [0] * 4
     found = Store(path).check()
     assert found.damaged == ()
     assert found.results == 4 * 20
@@ -173,18 +175,16 @@ def test_concurrent_writers_lose_nothing(tmp_path):
 
 def test_writers_killed_at_any_moment_leave_a_whole_store(tmp_path):
     path = tmp_path / "s.sqlite"
-    context = multiprocessing.get_context("spawn")
     generator = np.random.default_rng(0)
     survivors = 0
     for number in range(6):
-        process = context.Process(target=_write, args=(path, number, 100_000))
-        process.start()
+        process = _writer(path, number, 100_000)
         while not path.exists() or Store(path).check().results == survivors:
+            assert process.poll() is None
             time.sleep(0.01)
         time.sleep(float(generator.uniform(0, 0.1)))
         os.kill(process.pid, signal.SIGKILL)
-        process.join(30)
-        assert process.exitcode == -signal.SIGKILL
+        assert process.wait(30) == -signal.SIGKILL
         found = Store(path).check()
         assert found.damaged == () and found.results > survivors
         survivors = found.results
@@ -258,3 +258,7 @@ def test_measuring_again_finds_a_figure_that_was_changed(store, binary):
         entry, conditions=dataclasses.replace(entry.conditions, hardware="f" * 64)
     )
     assert device_of(changed, CONFIG) is None
+
+
+if __name__ == "__main__":
+    _write(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
