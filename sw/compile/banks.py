@@ -3,8 +3,8 @@
 their pixels leave their bank free.
 
 A pixel's residual is read beside one of its steps, the last excepted. Where each step reads the
-residual's bank, as steps of narrow weights with their two or four words may, the pixel takes a cycle
-more.
+residual's bank, as steps of narrow weights with their two or four words may, the pixel takes one
+cycle more.
 """
 
 from __future__ import annotations
