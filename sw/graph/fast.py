@@ -59,13 +59,13 @@ def by_pieces(
     if operations >= _WORTH_IMPORTING:
         importlib.import_module("torch")
     torch = sys.modules.get("torch")
-    images = len(next(iter(inputs.values())))
-    if torch is None or operations < _WORTH_DIVIDING or not _dividing.acquire(blocking=False):
+    if torch is None:
         return run(inputs)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        pieces = min(images, threads)
+    images = len(next(iter(inputs.values())))
+    pieces = min(images, torch.get_num_threads()) if operations >= _WORTH_DIVIDING else 1
+    with one_thread():
+        if pieces == 1:
+            return run(inputs)
         limits = [images * i // pieces for i in range(pieces + 1)]
         parts = [
             {name: codes[start:end] for name, codes in inputs.items()}
@@ -73,10 +73,24 @@ def by_pieces(
         ]
         with ThreadPoolExecutor(pieces) as pool:
             results = list(pool.map(run, parts))
+    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch's kernels, if it is loaded, run on the thread that calls them: those that share their
+    work wait busily for one another, which on a busy machine takes many times as long."""
+    torch = sys.modules.get("torch")
+    if torch is None or not _dividing.acquire(blocking=False):
+        yield
+        return
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
     finally:
         torch.set_num_threads(threads)
         _dividing.release()
-    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
 
 
 def worthwhile(operations: int) -> bool:
