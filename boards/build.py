@@ -19,13 +19,13 @@ from bitloop.hw import config as hardware
 from bitloop.hw.config import CoreConfig
 
 from .constraints import constraints_of
-from .flow import Routed, Synthesized, pack, route, synthesize, tool_versions
+from .flow import Design, Routed, Synthesized, pack, route, synthesize, tool_versions
 from .pll import PllSettings, phase_margins
 from .sdram_chip import SdramChip
 from .targets import find_target
 from .targets.target import Target
 from .tools import Say, content_key, results_folder, write_whole
-from .top import emit_board
+from .top import APART, CELLS, TOP, emit_board
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def build_board(
     say("generating Verilog")
     verilog = emit_board(target, config, clocks)
     constraints = constraints_of(target)
-    synthesized = synthesize(verilog, target.part, say)
+    synthesized = synthesize(Design(verilog, TOP, APART, CELLS), target.part, say)
     _check_fits(target, config, synthesized)
     routings: dict[int, Routed] = {}
     reached: dict[int, float | None] = {}
@@ -237,19 +237,11 @@ def _record(target: Target, config: CoreConfig) -> Path:
     return results_folder() / f"built-{key}.json"
 
 
-_GATEWARE = (
-    *("arbiter", "clocking", "constraints", "flow", "netlist", "on_chip_memory", "pll"),
-    *("sdram", "sdram_chip", "system", "top"),
-)
-"""Modules of this folder that a bitstream depends on, besides targets and link."""
-
-
 @cache
 def _sources() -> str:
-    """Hash of all that a bitstream is made from."""
-    here = Path(__file__).parent
-    files = [*Path(hardware.__file__).parent.glob("*.py"), *(here / "targets").glob("*.py")]
-    files += [*(here / "link").glob("*.py"), *(here / f"{name}.py" for name in _GATEWARE)]
+    """Hash of all that a bitstream is made from: what describes hardware and boards."""
+    folders = Path(hardware.__file__).parent, Path(__file__).parent
+    files = [path for folder in folders for path in folder.rglob("*.py")]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.read_bytes())

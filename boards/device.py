@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ VIRTUAL_PATIENCE = Patience(answer=30.0, board=120.0)
 its process."""
 
 
-class BoardDevice:
+class BoardDevice(ABC):
     """Implements `bitloop.devices.interface.Device` over a link.
 
     The link is opened on the first load and kept. A board has one core, in its bitstream; a binary
@@ -55,10 +56,10 @@ class BoardDevice:
         self._cycle_limit = cycle_limit
         self._trip: Trip | None = None
 
+    @abstractmethod
     def port(self) -> str:
         """Where the board is: a port or URL, with `@BAUD` if it is not `BAUD`. Raises `DeviceError`
         if there is none."""
-        raise NotImplementedError
 
     def open(self) -> LinkBus:
         """The link to the board, opened if it is not; raises `DeviceError` if none answers."""
@@ -122,8 +123,9 @@ class BoardDevice:
         """As `interface.BoardDevice.clock_note`."""
         return self._clock()[1]
 
+    @abstractmethod
     def _clock(self) -> tuple[float | None, str]:
-        raise NotImplementedError
+        """What `megahertz` and `clock_note` say."""
 
 
 class SerialDevice(BoardDevice):

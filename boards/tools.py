@@ -34,10 +34,10 @@ _NEXTPNR_PHASES = (
     ("Pack IOBs", "packing"),
     ("Creating initial analytic placement", "placing"),
     ("Running HeAP", "placing"),
+    ("Running Static placer", "placing"),
     ("Running simulated annealing", "refining the placement"),
     ("Routing globals", "routing clocks"),
-    ("Running router2", "routing"),
-    ("Running main router loop", "routing"),
+    ("Running router", "routing"),
     ("Critical path report", "timing"),
 )
 

@@ -38,6 +38,14 @@ TOP = "bitloop_board"
 SYSTEM = "system"
 BLOCKS = ("core", "link", "arbiter", "memory")
 """Instances in `System`; their modules are `bitloop_board.system.core` and so on."""
+APART = (COLUMN, *(f"{TOP}.{SYSTEM}.{block}" for block in BLOCKS))
+"""Modules to be mapped by themselves."""
+CELLS = {
+    "columns": f"{SYSTEM}.core.array.column",
+    **{block: f"{SYSTEM}.{block}." for block in BLOCKS},
+    "board": "",
+}
+"""By block, how the paths of its cells begin."""
 _HEADER = "// SPDX-License-Identifier: Apache-2.0\n"
 LOCK_CYCLES = 1000
 """Cycles until the modelled PLL is locked."""

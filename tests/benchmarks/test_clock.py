@@ -7,51 +7,47 @@ are cached: asked again, an unchanged core answers at once.
 
 import pytest
 
-from bitloop.boards.place_and_route import (
-    LFE5U_25F,
-    LFE5U_85F,
-    WRAPPER,
-    place_and_route,
-    synthesize,
-    wrapped,
-)
+from bitloop.boards.bare_core import CONSTRAINTS, bare_core
+from bitloop.boards.flow import route, synthesize
+from bitloop.boards.targets.parts import LFE5U_25F_381, LFE5U_85F_381
 from bitloop.errors import DeviceError
 from bitloop.hw.config import PRESETS
 
-SEEDS = (1, 2, 3)
+ASKED, SEEDS = 130, (1, 2, 3)
+"""Clock asked of place and route in MHz."""
 TARGETS = {
-    # Device, clock asked of place and route in MHz, and clock it must reach.
-    "n4": (LFE5U_25F, 130, 100),
-    "n8": (LFE5U_25F, 130, 100),
-    "n16m8": (LFE5U_85F, 130, 100),
-    "n16": (LFE5U_85F, 130, 80),
+    # Part, and clock in MHz that it must reach.
+    "n4": (LFE5U_25F_381, 100),
+    "n8": (LFE5U_25F_381, 100),
+    "n16m8": (LFE5U_85F_381, 100),
+    "n16": (LFE5U_85F_381, 80),
 }
 
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_core_reaches_its_clock(name):
-    device, asked, least = TARGETS[name]
-    netlist = synthesize(wrapped(PRESETS[name]), WRAPPER)
-    print(
-        f"\n{name}: {netlist.luts:,} LUT4, {netlist.flip_flops:,} flip-flops, "
-        f"{netlist.block_rams} EBR, {netlist.multipliers} MULT18X18D; "
-        f"synthesized in {netlist.seconds / 60:.1f} minutes"
-    )
+    part, least = TARGETS[name]
+    netlist = synthesize(bare_core(PRESETS[name]), part, print)
+    for block, area in netlist.blocks.items():
+        print(
+            f"  {name}, {block}: {area.luts:,} LUT4, {area.flip_flops:,} flip-flops, "
+            f"{area.block_rams} EBR, {area.multipliers} MULT18X18D"
+        )
     reached = []
     for seed in SEEDS:
         try:
-            routing = place_and_route(netlist, device, seed, asked)
+            routed = route(netlist, part, CONSTRAINTS, seed, ASKED, print)
         except DeviceError as error:
             print(f"  seed {seed}: {error}")
             continue
-        reached.append(routing.megahertz)
+        reached.append(routed.megahertz)
+        cells, there = routed.used["TRELLIS_COMB"]
         print(
-            f"  {device.name}, speed {device.speed}, seed {seed}: {routing.megahertz:.1f} MHz, "
-            f"{routing.logic_cells:,} of {device.logic_cells:,} TRELLIS_COMB, "
-            f"{routing.flip_flops:,} flip-flops, {routing.seconds / 60:.1f} minutes, "
-            f"{routing.memory_bytes / 2**30:.1f} GiB"
+            f"  {part.name}, speed {part.speed}, seed {seed}: {routed.megahertz:.1f} MHz, "
+            f"{cells:,} of {there:,} TRELLIS_COMB, {routed.used['TRELLIS_FF'][0]:,} flip-flops, "
+            f"{routed.seconds / 60:.1f} minutes, {routed.memory_bytes / 2**30:.1f} GiB"
         )
-        for segment in routing.critical_path:
-            print(f"    {segment.nanoseconds:5.2f} ns {segment.kind:8} {segment.name}")
+        for segment in routed.critical_path:
+            print(f"    {segment['nanoseconds']:5.2f} ns {segment['kind']:8} {segment['name']}")
     assert reached and max(reached) >= least

