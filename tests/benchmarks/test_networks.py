@@ -13,27 +13,23 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-from network_catalogue import WHOLE, build, images
+from network_catalogue import WHOLE
+from network_files import save
 from network_measure import Row, alone, measure
-from torch_programs import compare
 
 from bitloop.hw.config import PRESETS
-from bitloop.programs import export_module, save_program
-from bitloop.quantize import quantize
 
 MOST_RTL_CYCLES = 25_000_000
 """About two minutes at 210,000 cycles/s."""
 MOST_INTERPRETED = 100_000_000
 """Cycles of the core that the interpreter takes a few minutes for."""
-CALIBRATION = 4
-LARGE = 50_000_000
-"""Bytes of a model file from which on only one image is compared with PyTorch."""
 
 ONNX = ("resnet8", "resnet20", "ds-cnn", "autoencoder", "keywords-1d", "mobilenet-v1-0.25",
         "mobilenet-v2-96", "unet")  # fmt: skip
 """Networks that also go through torch.onnx.export."""
 TFLITE = ("mlperf_tiny/pretrainedResnet_quant.tflite", "mlperf_tiny/kws_ref_model.tflite")
+
+CORES = tuple(reversed(PRESETS))
 
 REFUSED: set[tuple[str, str]] = set()
 """What the compiler refuses, by network and preset."""
@@ -46,35 +42,6 @@ HEADER = (
     f"{'read':>12s} {'written':>12s} {'import s':>8s} {'compile s':>9s} {'CPU s':>6s} {'MB':>5s} "
     f"{'compared':>11s} {'wrong':>5s} {'s':>6s}"
 )
-
-
-def save(name: str, path: Path, onnx: bool) -> list[str]:
-    """Quantizes a network and saves it; lines that say how it compares with PyTorch."""
-    network = WHOLE[name]
-    x = images(network.shape, CALIBRATION, 5)
-    program = quantize(export_module(build(network), x), x)
-    save_program(program, path)
-    if onnx:
-        batch = ({0: torch.export.Dim("batch", max=64)},)
-        example = (torch.from_numpy(x[:2]),)
-        exported = torch.onnx.export(program, example, dynamo=True, dynamic_shapes=batch)
-        assert exported is not None
-        exported.save(str(path.with_suffix(".onnx")))
-    lines = []
-    count = 1 if path.stat().st_size > LARGE else max(4, 2_000_000 // (x[0].size * 20))
-    y = images(network.shape, min(count, 256), 6)
-    for bits, share in ((31, 1e-5), (16, 1e-3)):
-        for precise in (False, True):
-            found = compare(program, bits, y, precise)
-            kind = "double" if precise else "single"
-            lines.append(
-                f"{name}, m = {bits}, PyTorch in {kind} precision: {found.wrong} of "
-                f"{found.outputs:,} codes differ ({found.wrong / found.outputs:.1e}), by "
-                f"{found.largest} at most"
-            )
-            assert found.largest <= 1, lines
-            assert found.wrong <= share * found.outputs or not precise, lines
-    return lines
 
 
 def show(name: str, front: str, core: str, row: Row) -> None:
@@ -117,7 +84,7 @@ def test_quantization(name: str, models: Path) -> None:
 
 
 @pytest.mark.benchmark
-@pytest.mark.parametrize("core", reversed(PRESETS))
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", WHOLE)
 def test_network(name: str, core: str, models: Path) -> None:
     path = models / f"{name}.pt2"
@@ -130,7 +97,7 @@ def test_network(name: str, core: str, models: Path) -> None:
 
 
 @pytest.mark.benchmark
-@pytest.mark.parametrize("core", reversed(PRESETS))
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("file", TFLITE)
 def test_tensorflow_lite(file: str, core: str) -> None:
     data = os.environ.get("BITLOOP_DATA")
