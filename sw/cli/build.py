@@ -10,14 +10,12 @@ import typer
 from rich.table import Table
 
 from ..errors import DeviceError
-from .common import JsonOption, SetOption, configure, print_json, print_table, progress
+from .common import INTERRUPTED, JsonOption, SetOption, configure, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from bitloop.boards.build import Built
 
 NAME = "build"
-INTERRUPTED = 130
-"""Exit code, as a shell gives it."""
 
 GENERIC = "generic-axi"
 """The bare core with AXI ports, for boards and tools of others."""

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -21,13 +21,17 @@ from bitloop.hw.config import ConfigError, CoreConfig
 from bitloop.hw.config import preset as find_preset
 from bitloop.hw.isa import EncodingError
 
-from ..errors import BitloopError
+from ..errors import BitloopError, DataError
+from ..files import check_output
 
 if TYPE_CHECKING:
     from ..devices.interface import MemoryModel
 
 FAILURE = 2
 """Exit code for everything a user can put right."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 DEFAULT_PRESET = "n8"
 
@@ -59,6 +63,48 @@ def hush_libraries() -> None:
     warnings.filterwarnings("ignore", module="torch")
 
 
+NetworkArgument = Annotated[
+    Path, typer.Argument(metavar="NET.pt2", help="Float torch.export program.")
+]
+BinaryArgument = Annotated[Path, typer.Argument(metavar="NET.bitloop", help="Accelerator binary.")]
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="D.npz", help="Inputs `x`, float32 NCHW, and labels `y` where used."
+    ),
+]
+EvaluationOption = Annotated[
+    Path | None,
+    typer.Option("--eval", metavar="E.npz", help="Inputs and labels to score on, none of --data."),
+]
+QuantizedOption = Annotated[
+    Path, typer.Option("--output", "-o", help="Quantized program to write.")
+]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="BITS|POLICY.json",
+        help='Weight bits of every layer, or a JSON object of them by layer name: {"fc": 4}; '
+        "layers left out have 8. Other than 8, 4 or 2: simulated.",
+    ),
+]
+WeightMethodOption = Annotated[
+    str,
+    typer.Option(
+        metavar="METHOD",
+        help="Scales of weights: max, mse, ocs-clip or entropy; max at 8 bits and mse below if "
+        "not given.",
+    ),
+]
+ActivationsOption = Annotated[
+    int,
+    typer.Option(
+        metavar="BITS",
+        min=2,
+        max=8,
+        help="Below 8: simulated, for studies; the core has 8-bit activations.",
+    ),
+]
 PresetOption = Annotated[
     str, typer.Option("--preset", metavar="NAME", help="Core preset (see `bitloop presets`).")
 ]
@@ -146,10 +192,41 @@ def parse_memory(text: str | None) -> MemoryModel:
     return MemoryModel(latency=values["latency"], bytes_per_cycle=values["bytes"])
 
 
-def require_file(path: Path) -> Path:
-    """`path` if it is a file; raises the `OSError` that opening it would."""
-    with path.open("rb"):
-        return path
+def check_files(inputs: Mapping[str, Path | None], outputs: Mapping[str, Path | None]) -> None:
+    """That what is read can be and what is written replaces nothing that is read and nothing else
+    that is written, before any work is done. Files by what the user calls them. Raises `OSError`
+    and `DataError`."""
+    taken: dict[Path, str] = {}
+    for name, path in inputs.items():
+        if path is not None:
+            with path.open("rb"):
+                taken[path.resolve()] = name
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        other = taken.setdefault(check_output(path), name)
+        if other != name:
+            raise DataError(f"{other} and {name} both name {path}; give each a file of its own")
+
+
+def simulation_notes(bits: Mapping[str, int], activations: int) -> list[str]:
+    """What the core does not have of a network with these weight bits by layer and so many bits of
+    activations."""
+    widths = find_preset(DEFAULT_PRESET).weight_widths
+    notes = []
+    for width in sorted(set(bits.values()) - set(widths)):
+        stored = min(w for w in widths if w > width)
+        listed = ", ".join(map(str, sorted(widths)))
+        notes.append(
+            f"{width}-bit weights are a simulation: the core has widths {listed} and runs them as "
+            f"{stored}-bit ones"
+        )
+    if activations < 8:
+        notes.append(
+            f"{activations}-bit activations are a simulation: the core has 8-bit activations, and "
+            "runs these no faster"
+        )
+    return notes
 
 
 class Say(Protocol):

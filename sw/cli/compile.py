@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..files import check_output
-from .common import DEFAULT_PRESET, PresetOption, SetOption, configure, progress, require_file
+from .common import DEFAULT_PRESET, PresetOption, SetOption, check_files, configure, progress
 
 NAME = "compile"
 
@@ -29,8 +28,7 @@ def command(
     Example: bitloop compile net.w8.pt2 --preset n16 -o net.bitloop
     """
     config = configure(preset, settings)
-    require_file(network)
-    check_output(output)
+    check_files({"MODEL": network}, {"--output": output})
     with progress(f"loading {network}") as say:
         from ..compile import compile_graph
         from ..frontend.detect import import_file

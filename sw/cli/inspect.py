@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from .common import JsonOption, print_json
+from .common import BinaryArgument, JsonOption, print_json
 
 NAME = "inspect"
 
 
 def command(
-    binary: Annotated[Path, typer.Argument(metavar="NET.bitloop", help="Accelerator binary.")],
+    binary: BinaryArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Show a binary: core, inputs and outputs, layers with bits, memory map, disassembly.

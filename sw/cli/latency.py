@@ -12,11 +12,13 @@ import typer
 
 from ..errors import DataError, DeviceError
 from .common import (
+    BinaryArgument,
     DeviceOption,
     JsonOption,
     LoadedPresetOption,
     MemoryOption,
     SetOption,
+    check_files,
     configure_loaded,
     parse_memory,
     print_json,
@@ -33,7 +35,7 @@ NAME = "latency"
 
 
 def command(
-    binary: Annotated[Path, typer.Argument(metavar="NET.bitloop", help="Accelerator binary.")],
+    binary: BinaryArgument,
     device: DeviceOption = "verilator",
     memory: MemoryOption = None,
     preset: LoadedPresetOption = None,
@@ -81,30 +83,20 @@ def command(
     Example: bitloop latency net.bitloop --device virtual:ulx3s-85f --verify
     """
     from ..binary import Binary
-    from ..files import check_output
     from ..report import first_difference
     from ..session import Session, is_board, open_device
 
     model = parse_memory(memory)
     if memory is not None and is_board(device):
         raise DataError(f"--memory: {device} has its own; leave the option out")
-    outputs: list[Path] = []
-    for option, path in (("--trace", trace), ("--html", html)):
-        if path is None:
-            continue
-        target = check_output(path)
-        if target == binary.resolve():
-            raise DataError(f"{option}: {path} is the binary; name another file")
-        if target in outputs:
-            raise DataError(f"--trace and --html both name {path}; give each a file of its own")
-        outputs.append(target)
+    check_files({"NET.bitloop": binary}, {"--trace": trace, "--html": html})
     loaded = Binary.load(binary)
     loaded.check_config(configure_loaded(loaded.config, preset, settings))
     reports: list[LatencyReport] = []
     both = verify and not is_board(device)
     for name in ("verilator", "model") if both else (device,):
         with progress(f"loading {binary} on {name}") as say:
-            opened = open_device(name, loaded.config, model, say, record=bool(outputs))
+            opened = open_device(name, loaded.config, model, say, record=bool(trace or html))
             session = Session(loaded, opened)
             say("running one inference")
             reports.append(session.measure())

@@ -5,15 +5,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitloop.hw.config import preset
-
-from ..files import check_output
-from .common import DEFAULT_PRESET, JsonOption, print_json, print_table, progress, require_file
+from .common import (
+    ActivationsOption,
+    DataOption,
+    JsonOption,
+    NetworkArgument,
+    QuantizedOption,
+    WeightMethodOption,
+    WeightsOption,
+    check_files,
+    print_json,
+    print_table,
+    progress,
+    simulation_notes,
+)
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -25,24 +34,10 @@ NAME = "quantize"
 
 
 def command(
-    network: Annotated[Path, typer.Argument(metavar="NET.pt2", help="Float torch.export program.")],
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data",
-            metavar="D.npz",
-            help="Calibration inputs: `x` float32 NCHW; labels `y` are used by --report only.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Quantized program to write.")],
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="BITS|POLICY.json",
-            help='Weight bits of every layer, or a JSON object of them by layer name: {"fc": 4}; '
-            "layers left out have 8. Other than 8, 4 or 2: simulated.",
-        ),
-    ] = "8",
+    network: NetworkArgument,
+    data: DataOption,
+    output: QuantizedOption,
+    weights: WeightsOption = "8",
     method: Annotated[
         str,
         typer.Option(
@@ -51,14 +46,7 @@ def command(
             "histogram or redistribution (hybrid asymmetric).",
         ),
     ] = "minmax",
-    weight_method: Annotated[
-        str,
-        typer.Option(
-            metavar="METHOD",
-            help="Scales of weights: max, mse, ocs-clip or entropy; max at 8 bits and mse below if "
-            "not given.",
-        ),
-    ] = "default",
+    weight_method: WeightMethodOption = "default",
     per_tensor: Annotated[
         bool, typer.Option("--per-tensor", help="One weight scale a layer, not one a channel.")
     ] = False,
@@ -66,15 +54,7 @@ def command(
         bool,
         typer.Option("--shift-only", help="Powers of two for all scales: requantization shifts."),
     ] = False,
-    activations: Annotated[
-        int,
-        typer.Option(
-            metavar="BITS",
-            min=2,
-            max=8,
-            help="Below 8: simulated, for studies; the core has 8-bit activations.",
-        ),
-    ] = 8,
+    activations: ActivationsOption = 8,
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="Activations with the zero-point in the middle.")
     ] = False,
@@ -99,11 +79,11 @@ def command(
 ) -> None:
     """Quantize a float network: symmetric weights per channel, asymmetric 8-bit activations.
 
+    The data's inputs calibrate; its labels are used by --report only.
+
     Example: bitloop quantize net.pt2 --data calibration.npz --weights 4 --method mse -o net.w4.pt2
     """
-    for path in (network, data):
-        require_file(path)
-    check_output(output)
+    check_files({"NET.pt2": network, "--data": data}, {"--output": output})
     with progress("loading PyTorch") as say:
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program
@@ -123,7 +103,7 @@ def command(
         quantized = write_program(program, parameters)
         save_program(quantized, output)
         result: dict[str, object] = {"output": str(output), "weight_bits": dict(parameters.bits)}
-        notes = _notes(parameters.bits, activations)
+        notes = simulation_notes(parameters.bits, activations)
         errors: list[LayerError] = []
         if report or as_json:
             say("comparing layers with the float network")
@@ -136,25 +116,6 @@ def command(
     if report:
         _print(errors, result)
     typer.echo(f"wrote {output}")
-
-
-def _notes(bits: Mapping[str, int], activations: int) -> list[str]:
-    """What of the quantization the core does not have."""
-    widths = preset(DEFAULT_PRESET).weight_widths
-    notes = []
-    for width in sorted({bits[name] for name in bits} - set(widths)):
-        stored = min(w for w in widths if w > width)
-        listed = ", ".join(map(str, sorted(widths)))
-        notes.append(
-            f"{width}-bit weights are a simulation: the core has widths {listed} and runs them as "
-            f"{stored}-bit ones"
-        )
-    if activations < 8:
-        notes.append(
-            f"{activations}-bit activations are a simulation: the core has 8-bit activations, and "
-            "runs these no faster"
-        )
-    return notes
 
 
 def _compare(

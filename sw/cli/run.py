@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from .common import (
+    BinaryArgument,
     DeviceOption,
     JsonOption,
     LoadedPresetOption,
     MemoryOption,
     SetOption,
+    check_files,
     configure_loaded,
     parse_memory,
     print_json,
@@ -24,7 +26,7 @@ NAME = "run"
 
 
 def command(
-    binary: Annotated[Path, typer.Argument(metavar="NET.bitloop", help="Accelerator binary.")],
+    binary: BinaryArgument,
     input_path: Annotated[
         Path, typer.Option("--input", metavar="X.npy", help="Inputs, a batch; .npz for several.")
     ],
@@ -49,11 +51,11 @@ def command(
 
     from ..binary import Binary
     from ..dataset import load_arrays
-    from ..files import check_output, replacing
+    from ..files import replacing
     from ..session import Session, open_device
 
     model = parse_memory(memory)
-    check_output(output_path)
+    check_files({"NET.bitloop": binary, "--input": input_path}, {"--output": output_path})
     loaded = Binary.load(binary)
     loaded.check_config(configure_loaded(loaded.config, preset, settings))
     inputs = load_arrays(input_path)

@@ -11,22 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError, DeviceError
-from ..files import check_output
+from ..errors import DeviceError
 from .common import (
     DEFAULT_PRESET,
+    INTERRUPTED,
+    DataOption,
+    EvaluationOption,
     JsonOption,
     MemoryOption,
+    NetworkArgument,
     PresetOption,
+    QuantizedOption,
     SeedOption,
     SetOption,
     TimedDeviceOption,
+    WeightMethodOption,
+    check_files,
     configure,
     parse_memory,
     print_json,
     print_table,
     progress,
-    require_file,
 )
 
 if TYPE_CHECKING:
@@ -34,20 +39,14 @@ if TYPE_CHECKING:
 
 NAME = "search"
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 HTML_POINTS = 10
 """Points of the Pareto front where only a page is asked for."""
 
 
 def command(
-    network: Annotated[Path, typer.Argument(metavar="NET.pt2", help="Float torch.export program.")],
-    data: Annotated[
-        Path,
-        typer.Option("--data", metavar="D.npz", help="`x` float32 NCHW and, to score, labels `y`."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Quantized program to write.")],
+    network: NetworkArgument,
+    data: DataOption,
+    output: QuantizedOption,
     budget_cycles: Annotated[
         int | None, typer.Option(metavar="K", help="Cycles of one inference, at most.")
     ] = None,
@@ -66,12 +65,7 @@ def command(
         int | None,
         typer.Option(metavar="B", help="Bytes of all weights, at most; alone or beside another."),
     ] = None,
-    evaluation: Annotated[
-        Path | None,
-        typer.Option(
-            "--eval", metavar="E.npz", help="Scores on these instead of half of the data."
-        ),
-    ] = None,
+    evaluation: EvaluationOption = None,
     sensitivity: Annotated[
         str,
         typer.Option(metavar="METHOD", help="What ranks; `bitloop sensitivity --help` lists them."),
@@ -82,9 +76,7 @@ def command(
             metavar="METHOD", help="Ranges of activations, as `bitloop quantize --method`."
         ),
     ] = "minmax",
-    weight_method: Annotated[
-        str, typer.Option(metavar="METHOD", help="Of weights, as `bitloop quantize`.")
-    ] = "default",
+    weight_method: WeightMethodOption = "default",
     pareto: Annotated[
         int, typer.Option(metavar="N", help="Find a Pareto front of N points too.")
     ] = 0,
@@ -124,6 +116,9 @@ def command(
     network, and every point of a front, is measured whole: `cycles`, beside the sum of its layers,
     head and tail; a difference is fed back until the whole meets the budget.
 
+    Without --eval one half of the data calibrates and ranks and the other half scores, by labels
+    where there are any.
+
     Measurements and scores are kept (`bitloop store`): after Ctrl-C the same command goes on where
     it was. Ctrl-C writes the best network found within the budget, if there is one.
 
@@ -134,11 +129,10 @@ def command(
     """
     config = configure(preset, settings)
     model = parse_memory(memory)
-    for path in (network, data, *((evaluation,) if evaluation else ())):
-        require_file(path)
-    if html is not None and check_output(html) == check_output(output):
-        raise DataError(f"--html and --output both name {html}; give each a file of its own")
-    check_output(output)
+    check_files(
+        {"NET.pt2": network, "--data": data, "--eval": evaluation},
+        {"--output": output, "--html": html},
+    )
     with progress("loading PyTorch") as say:
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program

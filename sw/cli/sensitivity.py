@@ -5,13 +5,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import DataError, SearchError
-from .common import JsonOption, SeedOption, print_json, print_table, progress, require_file
+from .common import (
+    DataOption,
+    EvaluationOption,
+    JsonOption,
+    NetworkArgument,
+    SeedOption,
+    check_files,
+    print_json,
+    print_table,
+    progress,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -29,17 +38,9 @@ NAMES = ("kl", "mse", "sqnr", "hessian", "limpq", "entropy", "weight-mse", "alps
 
 
 def command(
-    network: Annotated[Path, typer.Argument(metavar="NET.pt2", help="Float torch.export program.")],
-    data: Annotated[
-        Path,
-        typer.Option("--data", metavar="D.npz", help="`x` float32 NCHW and, where asked, `y`."),
-    ],
-    evaluation: Annotated[
-        Path | None,
-        typer.Option(
-            "--eval", metavar="E.npz", help="Images that --compare runs policies on, not the data."
-        ),
-    ] = None,
+    network: NetworkArgument,
+    data: DataOption,
+    evaluation: EvaluationOption = None,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,8 +76,7 @@ def command(
     Example: bitloop sensitivity net.pt2 --data d.npz --method kl --method sqnr --compare 48
     """
     sizes = parse_widths(widths)
-    for path in (network, data, *((evaluation,) if evaluation else ())):
-        require_file(path)
+    check_files({"NET.pt2": network, "--data": data, "--eval": evaluation}, {})
     with progress("loading PyTorch") as say:
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program

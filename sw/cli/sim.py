@@ -7,15 +7,13 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonOption, SeedOption, print_json, progress
+from .common import JsonOption, PresetOption, SeedOption, print_json, progress
 
 NAME = "sim"
 
 
 def command(
-    preset: Annotated[
-        str, typer.Option("--preset", metavar="NAME", help="Core preset the benches build.")
-    ] = "n4",
+    preset: PresetOption = "n4",
     seed: SeedOption = 0,
     waves: Annotated[bool, typer.Option("--waves", help="Keep a VCD of every bench.")] = False,
     only: Annotated[

@@ -10,36 +10,34 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..files import check_output
-from .common import JsonOption, SeedOption, print_json, progress, require_file
+from .common import (
+    INTERRUPTED,
+    ActivationsOption,
+    DataOption,
+    EvaluationOption,
+    JsonOption,
+    NetworkArgument,
+    QuantizedOption,
+    SeedOption,
+    WeightsOption,
+    check_files,
+    print_json,
+    progress,
+    simulation_notes,
+)
 
 if TYPE_CHECKING:
     from ..quantize.training import State
 
 NAME = "train"
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def command(
-    network: Annotated[Path, typer.Argument(metavar="NET.pt2", help="Float torch.export program.")],
-    data: Annotated[
-        Path,
-        typer.Option("--data", metavar="D.npz", help="Training `x` float32 NCHW and labels `y`."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Quantized program to write.")],
-    evaluation: Annotated[
-        Path | None,
-        typer.Option("--eval", metavar="E.npz", help="Score the integer network on these."),
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="2|4|8|POLICY.json",
-            help='Weight bits of every layer, or a JSON object of them by layer name: {"fc": 4}; '
-            "layers left out have 8.",
-        ),
-    ] = "8",
+    network: NetworkArgument,
+    data: DataOption,
+    output: QuantizedOption,
+    evaluation: EvaluationOption = None,
+    weights: WeightsOption = "8",
     method: Annotated[
         Literal["ste", "lsq", "lsq+", "pact", "dorefa", "dsq", "sat"],
         typer.Option(help="How quantizers are trained."),
@@ -66,15 +64,7 @@ def command(
         Literal["none", "shift", "mirror-shift"],
         typer.Option(help="What is done to images at random."),
     ] = "none",
-    activations: Annotated[
-        int,
-        typer.Option(
-            metavar="BITS",
-            min=2,
-            max=8,
-            help="Below 8: simulated, for studies; the core has 8-bit activations.",
-        ),
-    ] = 8,
+    activations: ActivationsOption = 8,
     checkpoint: Annotated[
         Path | None,
         typer.Option(metavar="C", help="Where to keep the training; default OUTPUT.checkpoint."),
@@ -89,15 +79,16 @@ def command(
     """Train a network with quantized weights and activations, and export exactly its integers.
 
     Ctrl-C ends after the step under way and keeps the checkpoint; the same command with --resume
-    goes on from there.
+    goes on from there. Labels are needed except with --distill. With --eval the float and the
+    integer network are scored on its inputs.
 
     Example: bitloop train net.pt2 --data d.npz --weights 4 --distill --minutes 15 -o net.w4.pt2
     """  # fmt: skip
-    for path in (network, data, *((evaluation,) if evaluation else ())):
-        require_file(path)
-    check_output(output)
     kept = checkpoint or output.with_name(f"{output.name}.checkpoint")
-    check_output(kept)
+    check_files(
+        {"NET.pt2": network, "--data": data, "--eval": evaluation},
+        {"--output": output, "--checkpoint": kept},
+    )
     with progress("loading PyTorch") as say:
         from ..dataset import load_dataset
         from ..frontend.torch_export import load_program
@@ -142,6 +133,9 @@ def command(
             after = float_accuracy(result.program, scoring)
     if checkpoint is None:
         kept.unlink(missing_ok=True)
+    notes = simulation_notes(result.parameters.bits, activations)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     if as_json:
         print_json(
             {
@@ -155,6 +149,7 @@ def command(
                 "accuracy_float": before,
                 "accuracy": after,
                 "seed": seed,
+                "notes": notes,
             }
         )
         return

@@ -51,7 +51,7 @@ def test_what_cannot_be_written_is_said(network, tmp_path):
         (["--trace", folder], [folder, "directory"]),
         (["--html", folder / ".." / "folder"], ["folder", "directory"]),
         (["--trace", same, "--html", same], ["--trace and --html", same]),
-        (["--html", network.binary], ["--html", network.binary, "is the binary"]),
+        (["--html", network.binary], ["NET.bitloop and --html", network.binary]),
         (["--trace", same, "--device", "reference"], ["no notion of time"]),
     ]
     for arguments, words in cases:

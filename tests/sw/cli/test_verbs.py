@@ -142,6 +142,26 @@ def test_what_cannot_work_is_said_and_leaves_nothing(network, tmp_path):
         assert not out.exists()
 
 
+def test_nothing_written_replaces_what_is_read(network, tmp_path):
+    data = ["--data", network.data]
+    same = tmp_path / "same"
+    for arguments, words in [
+        (["quantize", network.float, *data, "-o", network.float], ["NET.pt2 and --output"]),
+        (["quantize", network.float, *data, "-o", network.data], ["--data and --output"]),
+        (["train", network.float, *data, "-o", same, "--checkpoint", same], ["--checkpoint"]),
+        (["search", network.float, *data, "-o", same, "--html", same], ["--output and --html"]),
+        (
+            ["search", network.float, *data, "--eval", network.input, "-o", network.input],
+            ["--eval"],
+        ),
+        (["compile", network.quantized, "-o", network.quantized], ["MODEL and --output"]),
+        (["run", network.binary, "--input", network.input, "--output", network.input], ["--input"]),
+    ]:
+        assert_refused(invoke(*arguments), *words, "file of its own")
+    assert not same.exists()
+    Binary.load(network.binary)
+
+
 @pytest.mark.parametrize("verb", ["run", "latency", "inspect"])
 def test_damaged_and_foreign_binaries_are_refused(network, tmp_path, verb):
     whole = network.binary.read_bytes()
