@@ -2,22 +2,15 @@
 """Small networks of other families trained on the JPEG images of `network_cifar`, in minutes.
 
 Far from the best of their kind: what they are for is how quantization methods compare on networks
-without residuals and with depthwise layers. Cached by content beside the simulator builds.
+without residuals and with depthwise layers.
 """
 
-import hashlib
-import os
-from pathlib import Path
-
 import torch
-from network_cifar import IMAGES, augmented, cifar, data_file
-from safetensors.torch import load_file, save_file
+from network_cifar import cifar
+from network_training import Recipe, trained_once
 from torch import nn
-from torch.nn import functional
 
-from bitloop.sim.build import cache_folder
-
-EPOCHS, BATCH, RATE, DECAY = 6, 128, 0.1, 5e-4
+RECIPE = Recipe(epochs=6, rate=0.1, decay=5e-4, nesterov=True)
 
 
 def _block(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -54,36 +47,5 @@ NETWORKS = {"vgg": vgg, "mobilenet": mobilenet}
 
 def trained(name: str) -> nn.Module:
     """A network of `NETWORKS`, trained once; for evaluation."""
-    recipe = Path(__file__).read_bytes() + data_file(IMAGES).read_bytes()
-    key = hashlib.sha256(name.encode() + recipe).hexdigest()[:24]
-    path = cache_folder() / "networks" / f"{name}-{key}.safetensors"
     torch.manual_seed(0)
-    model = NETWORKS[name]()
-    if not path.is_file():
-        _train(model)
-        path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        save_file(model.state_dict(), part)
-        part.rename(path)
-    model.load_state_dict(load_file(path))
-    return model.eval()
-
-
-def _train(model: nn.Module) -> None:
-    data, generator = cifar("train"), torch.Generator().manual_seed(0)
-    steps = EPOCHS * (len(data) // BATCH)
-    optimizer = torch.optim.SGD(
-        model.parameters(), RATE, momentum=0.9, weight_decay=DECAY, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    model.train()
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(data), generator=generator)
-        for indices in order[: len(data) // BATCH * BATCH].split(BATCH):
-            x = augmented(torch.from_numpy(data.x[indices]), generator)
-            loss = functional.cross_entropy(model(x), torch.from_numpy(data.y[indices]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
+    return trained_once(name, NETWORKS[name](), cifar("train"), RECIPE)
