@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Banks: tensors moved by a few words, so that residuals are read in cycles in which the steps of
-their pixels leave their bank free.
+"""Banks: tensors moved by a few words and rows by as many apart, so that residuals are read in
+cycles in which the steps of their pixels leave their bank free.
 
 A pixel's residual is read beside one of its steps, the last excepted. Where each step reads the
 residual's bank, as steps of narrow weights with their two or four words may, the pixel takes one
@@ -10,6 +10,7 @@ cycle more.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bitloop.hw.config import ACTIVATION_BANKS
 
@@ -19,6 +20,43 @@ from .layout import Layout
 from .planner import Planner
 
 SHIFTS = tuple(range(1, ACTIVATION_BANKS)) + tuple(range(-1, -ACTIVATION_BANKS, -1))
+
+
+def agree(network: Network, planner: Planner, chosen: Mapping[str, Layout]) -> dict[str, Layout]:
+    """The layouts, with those of residuals changed where their readers lose less than the residuals
+    gain: rows that are as far apart, modulo the banks, as the input's keep a residual in a bank
+    that its pixel's steps leave free."""
+    result = dict(chosen)
+    layers = _narrow(network, result)
+    residuals = dict.fromkeys(y.residual.tensor for y in layers if y.residual)
+    for name in residuals:
+        if name in network.views:
+            continue
+        users = [y for y in layers if name in {network.roots[t] for t in y.reads}]
+        plain = [y for y in planner.candidates(name) if not y.fold]
+        cycles = {
+            layout: planner.read_cycles(name, layout)
+            + sum(_least(network, planner, y, {**result, name: layout}) for y in users)
+            for layout in (result[name], *plain)
+        }
+        best = min(cycles, key=lambda y: (cycles[y], y.words))
+        if cycles[best] < cycles[result[name]]:
+            result[name] = best
+    return result
+
+
+def _least(network: Network, planner: Planner, layer: Layer, chosen: Mapping[str, Layout]) -> float:
+    """Cycles that residuals take for themselves where they and the input begin in the best banks,
+    but for the image's border."""
+    assert layer.residual is not None
+    source, residual = (
+        planner.lies(network.roots[name], chosen[network.roots[name]])[name][1]
+        for name in (layer.source, layer.residual.tensor)
+    )
+    banks = range(ACTIVATION_BANKS)
+    share = min(_stalled(planner, layer, (0, source), (base, residual)) for base in banks)
+    height, width, _ = network.tensors[layer.target].shape
+    return share * height * width * planner.groups(layer)
 
 
 def spread(
@@ -32,11 +70,7 @@ def spread(
     """The bases, with inputs and residuals of layers shifted where that saves cycles and the words
     beside them are free."""
     result = dict(bases)
-    layers = [
-        y
-        for y in network.layers
-        if y.residual and y.bits < 8 and _roots(network, y) <= chosen.keys()
-    ]
+    layers = _narrow(network, chosen)
     by_tensor = {name: buffer for buffer in held for name in buffer.tensors}
     for layer in layers:
         lost = _lost(network, planner, chosen, layers, result)
@@ -47,6 +81,22 @@ def spread(
                 if found < lost:
                     lost, result = found, shifted
     return result
+
+
+def roomy(network: Network, chosen: Mapping[str, Layout], held: Sequence[Buffer]) -> list[Buffer]:
+    """The buffers with room to shift them into any bank; none where nothing asks for it."""
+    if not _narrow(network, chosen):
+        return []
+    return [replace(buffer, words=buffer.words + ACTIVATION_BANKS - 1) for buffer in held]
+
+
+def _narrow(network: Network, chosen: Mapping[str, Layout]) -> list[Layer]:
+    """Layers of narrow weights whose input and residual are on the chip."""
+    return [
+        y
+        for y in network.layers
+        if y.residual and y.bits < 8 and _roots(network, y) <= chosen.keys()
+    ]
 
 
 def _roots(network: Network, layer: Layer) -> set[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bitloop.hw.config import CoreConfig
 
 from .allocate import buffers, fullest
+from .banks import agree
 from .homes import Homes, homes
 from .layer import Kind, Network
 from .layout import Layout
@@ -50,6 +51,7 @@ def place(network: Network, config: CoreConfig, cuts: Mapping[str, Cut] | None =
     planner = Planner(network, config)
     roots = [name for name in network.tensors if name not in network.views]
     fast = {name: planner.choose(name, lambda c, words: (c, words)) for name in roots}
+    fast = agree(network, planner, fast)
     tight = {name: planner.choose(name, lambda c, words: (words, c)) for name in roots}
     spiller = Spiller(network, config, planner, cuts, fast)
     solution = _solve(network, spiller, fast, tight)

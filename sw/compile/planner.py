@@ -69,21 +69,21 @@ class Planner:
 
     def choose(self, name: str, key: Callable[[int, int], tuple[int, int]]) -> Layout:
         """The layout of a root least in `key` of (cycles of all readers of its memory, words)."""
-        candidates = self._candidates(name)
+        candidates = self.candidates(name)
         readers = self._readers(name)
         if len(candidates) == 1 or not readers:
             return candidates[0]
+        best = min(candidates, key=lambda y: key(self.read_cycles(name, y), y.words))
+        return self._trimmed(readers[0], best)
 
-        def rank(layout: Layout) -> tuple[int, int]:
-            lies = self.lies(name, layout)
-            cycles = sum(
-                self.groups(y) * self.cycles(y, lies[y.source][1])
-                for y in readers
-                if y.kind is not Kind.COPY
-            )
-            return key(cycles, layout.words)
-
-        return self._trimmed(readers[0], min(candidates, key=rank))
+    def read_cycles(self, name: str, layout: Layout) -> int:
+        """Steps of all readers of a root's memory if it lies as `layout`."""
+        lies = self.lies(name, layout)
+        return sum(
+            self.groups(y) * self.cycles(y, lies[y.source][1])
+            for y in self._readers(name)
+            if y.kind is not Kind.COPY
+        )
 
     def groups(self, layer: Layer) -> int:
         """Output groups."""
@@ -130,13 +130,17 @@ class Planner:
     def _readers(self, root: str) -> list[Layer]:
         return [y for y in self.network.layers if self.network.roots[y.source] == root]
 
-    def _candidates(self, name: str) -> list[Layout]:
+    def candidates(self, name: str) -> list[Layout]:
+        """Layouts of a root to choose from, unfolded ones first, tightest first."""
         network, lanes = self.network, self.config.lanes
         shape = network.tensors[name].shape
         readers, parts = self._readers(name), network.parts(name)
         if any(part in network.views and network.views[part].reshaped for part in parts):
             return layouts(shape, lanes)[:1]
-        if all(reader.kind is Kind.DENSE and reader.bits == 8 for reader in readers):
+        others = [y for y in network.layers if y.residual and y.residual.tensor == name]
+        if all(y.kind is Kind.DENSE and y.bits == 8 for y in readers) and all(
+            y.bits == 8 for y in others
+        ):
             result = layouts(shape, lanes)[:1]  # one word a step: banks cannot collide
         else:
             copies = [
@@ -144,7 +148,6 @@ class Planner:
             ]
             ports = {*network.inputs, *network.outputs, *copies}
             result = layouts(shape, lanes, gaps=ports.isdisjoint(parts))
-        others = [y for y in network.layers if y.residual and y.residual.tensor == name]
         if name in network.inputs and len(readers) == 1 and not others and len(parts) == 1:
             width = network.tensors[readers[0].target].shape[1]
             for fold in folds(readers[0], shape, width, lanes):

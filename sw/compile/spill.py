@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from math import ceil, prod
 
 from bitloop.hw.config import CoreConfig
 
 from ..errors import CompileError
 from .allocate import Buffer, allocations, buffers, fullest, gaps
-from .banks import spread
+from .banks import roomy, spread
 from .blocks import load_bound
 from .homes import homes
 from .layer import Kind, Layer, Network
@@ -99,7 +99,12 @@ class Spiller:
         tiled = [i for i in range(len(network.layers)) if self._tiled(i, external)]
         failure: Failure | None = None
         tries = ORDERS if tiled or any(relays.values()) else 1
-        for found in islice(allocations(held, len(network.layers), capacity), tries):
+        room = roomy(network, chosen, held)
+        spacious = allocations(room, len(network.layers), capacity) if room else iter(())
+        found_bases = chain(
+            islice(spacious, 1), islice(allocations(held, len(network.layers), capacity), tries)
+        )
+        for found in found_bases:
             bases = spread(network, self.planner, chosen, held, found, capacity)
             tilings: dict[int, Tiling] = {}
             stages: dict[int, Stage] = {}
