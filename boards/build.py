@@ -108,7 +108,7 @@ class Built:
         if isinstance(chip, SdramChip):
             period = 1000 / self.clocks.megahertz
             report["memory_margins_nanoseconds"] = phase_margins(
-                chip, self.target.pads, period, self.clocks.delay
+                chip, self.target.part.pads, period, self.clocks.delay
             )
         return report
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..pll import ECP5_PADS, EHXPLLL
 from .parts import LFE5U_25F_285
 from .target import Pins, Port, Target, boards_library, ports_of
 
@@ -43,8 +42,6 @@ ORANGECRAB_25F = Target(
     megahertz=90,
     floor_megahertz=90,
     baud=3_000_000,
-    pll=EHXPLLL,
-    pads=ECP5_PADS,
     memory=8192,
     pins=_pins,
     platform=_platform,

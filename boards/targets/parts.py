@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from ..pll import ECP5_PADS, EHXPLLL, GOWIN_PADS, RPLL
 from .target import Part
 
 
 def _ecp5(
     size: str, option: str, package: str, speed: str, cells: int, rams: int, multipliers: int
 ) -> Part:
-    return Part("ecp5", f"LFE5U-{size}", option, package, speed, cells, cells, rams, multipliers)
+    return Part(
+        "ecp5", f"LFE5U-{size}", option, package, speed, cells, cells, rams, multipliers,
+        EHXPLLL, ECP5_PADS,
+    )  # fmt: skip
 
 
 # The 12F is a 25F by another name, in the tools as in the silicon.
@@ -28,5 +32,7 @@ GW2AR_18 = Part(
     flip_flops=15552,
     block_rams=46,
     multipliers=48,
+    pll=RPLL,
+    pads=GOWIN_PADS,
     database="GW2A-18C",
 )

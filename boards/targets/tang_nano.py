@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..pll import GOWIN_PADS, RPLL
 from ..sdram_chip import EMBEDDED_64M_X32
 from .parts import GW2AR_18
 from .target import SDRAM_ROLES, Pins, Port, Target
@@ -63,8 +62,6 @@ TANG_NANO_20K = Target(
     megahertz=50,
     floor_megahertz=50,
     baud=2_000_000,
-    pll=RPLL,
-    pads=GOWIN_PADS,
     memory=EMBEDDED_64M_X32,
     pins=_pins,
     platform=_platform,

@@ -34,6 +34,8 @@ class Part:
     """Of 18 kbit."""
     multipliers: int
     """18 x 18."""
+    pll: PllLimits
+    pads: PadDelays
     database: str = ""
     """Name of the family in Gowin's tools."""
 
@@ -101,8 +103,6 @@ class Target:
     floor_megahertz: float
     """The placed and routed top must reach at least this."""
     baud: int
-    pll: PllLimits
-    pads: PadDelays
     memory: SdramChip | int
     """The chip, or bytes of block RAM."""
     pins: Callable[[], Pins]
@@ -122,10 +122,10 @@ class Target:
     def clocks(self, megahertz: float | None = None) -> PllSettings:
         """The PLL's settings for a clock, the board's own if not given; raises `DeviceError` for
         one that PLL or memory cannot run at."""
-        settings = find_settings(self.pll, self.input_megahertz, megahertz or self.megahertz)
+        settings = find_settings(self.part.pll, self.input_megahertz, megahertz or self.megahertz)
         settings.check()
         if isinstance(self.memory, SdramChip):
-            settings = with_memory_phase(settings, self.memory, self.pads)
+            settings = with_memory_phase(settings, self.memory, self.part.pads)
         return settings
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..pll import ECP5_PADS, EHXPLLL
 from ..sdram_chip import AS4C16M16SA_7
 from .parts import LFE5U_12F_381, LFE5U_25F_381, LFE5U_45F_381, LFE5U_85F_381
 from .target import Part, Pins, Target, boards_library, leds_of, ports_of, sdram_of
@@ -42,8 +41,6 @@ def _target(size: str, part: Part, preset: str, megahertz: float, floor: float) 
         megahertz=megahertz,
         floor_megahertz=floor,
         baud=3_000_000,
-        pll=EHXPLLL,
-        pads=ECP5_PADS,
         memory=AS4C16M16SA_7,
         pins=_pins,
         platform=_platform,
