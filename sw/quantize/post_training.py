@@ -8,6 +8,7 @@ scale a tensor (Wei, Ma, Yang, Yao, Appl. Sci. 2024, 14(17), 7445, Eq. 1-6).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict, Unpack
 
 import numpy as np
 from torch.export import ExportedProgram
@@ -24,38 +25,41 @@ from .write import attribute, write_program
 __all__ = ["layer_names", "quantize"]
 
 
+class Options(TypedDict, total=False):
+    """How to quantize; what is left out is as in `decide`."""
+
+    ranges: ActivationRanges | None
+    """From `calibrate`: saves running the images when only widths change. They have a scheme of
+    their own and belong to the program after those of `repairs` that change it."""
+    method: str
+    scheme: ActivationScheme
+    """See `calibrate`. With one of powers of two, weight scales are such as well, and
+    requantization only shifts."""
+    weight_method: str
+    """`default`, `max`, `mse`, `ocs-clip` or `entropy`: see `channel_scales`."""
+    per_tensor: bool
+    """One weight scale a layer."""
+    repairs: Sequence[str]
+    """Names of `repairs.REPAIRS`, in order; those that change the program come before calibration
+    (see `repair_program`)."""
+    progress: Progress | None
+    """Called with (done, images) while calibrating."""
+
+
 def quantize(
     program: ExportedProgram,
     x: np.ndarray,
     weights: int | Mapping[str, int] = 8,
-    *,
-    ranges: ActivationRanges | None = None,
-    method: str = "minmax",
-    scheme: ActivationScheme = UINT8,
-    weight_method: str = "default",
-    per_tensor: bool = False,
-    repairs: Sequence[str] = (),
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> ExportedProgram:
     """The PT2E-quantized program of a float one.
 
     `x`: calibration images, float32, (images, *input shape), e.g. NCHW. `weights`: bits, 2 to 8,
-    of all layers or by layer name (see `layer_names`; layers left out have 8). `ranges`, from
-    `calibrate`, saves running `x` when only widths change; it has a `scheme` of its own. `method`,
-    `scheme`: see `calibrate`. `weight_method`: `default`, `max`, `mse`, `ocs-clip` or `entropy`
-    (see `channel_scales`); `per_tensor`: one scale a layer. With a scheme of powers of two, weight
-    scales are such as well, and requantization only shifts. `repairs`: names of
-    `repairs.REPAIRS`, in order; those that change the program come before calibration, which
-    `ranges` must then belong to (see `repair_program`). `progress(done, images)` is called
-    while calibrating. Raises `FrontendError` for a program that is quantized already or has
-    operators that are not supported, `DataError` for unsuitable images, widths, methods or layer
-    names.
+    of all layers or by layer name (see `layer_names`; layers left out have 8). Raises
+    `FrontendError` for a program that is quantized already or has operators that are not supported,
+    `DataError` for unsuitable images, widths, methods or layer names.
     """
-    program, parameters = decide(
-        program, x, weights, ranges=ranges, method=method, scheme=scheme,
-        weight_method=weight_method, per_tensor=per_tensor, repairs=repairs, progress=progress,
-    )  # fmt: skip
-    return write_program(program, parameters)
+    return write_program(*decide(program, x, weights, **options))
 
 
 def decide(
@@ -71,7 +75,7 @@ def decide(
     repairs: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[ExportedProgram, QuantizationParameters]:
-    """What `quantize` writes: the float program, repaired, and its parameters."""
+    """What `quantize` writes: the float program, repaired, and its parameters; see `Options`."""
     check_float(program)
     check_repairs(repairs)
     bits = layer_widths(program, weights)
