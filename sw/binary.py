@@ -20,18 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import ConfigError, CoreConfig
-from bitloop.hw.isa import (
-    LINE_BYTES,
-    STEP,
-    EncodingError,
-    Opcode,
-    decode_program,
-)
+from bitloop.hw.isa import LINE_BYTES, STEP, Opcode, decode_program
 
 from .errors import BinaryError
 from .files import replacing
 from .graph.ir import HostOperator, TensorSpec
-from .graph.validate import HOST_OPERATORS
 
 FORMAT = "bitloop-binary"
 FORMAT_VERSION = 2
@@ -257,7 +250,8 @@ def _serialize(binary: Binary, metadata: dict[str, str]) -> bytes:
     return b"".join((len(text).to_bytes(8, "little"), text, *sections))
 
 
-def _need(ok: bool, field: str, rule: str, value: object) -> None:
+def need(ok: bool, field: str, rule: str, value: object) -> None:
+    """Raises `BinaryError` naming field, rule and value unless `ok`."""
     if not ok:
         raise BinaryError(f"{field} must be {rule}, not {value!r}")
 
@@ -273,9 +267,9 @@ def _parse(raw: bytes) -> Binary:
         metadata = dict(header["__metadata__"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BinaryError("header is not a safetensors header with metadata") from None
-    _need(metadata.get("format") == FORMAT, "format", repr(FORMAT), metadata.get("format"))
+    need(metadata.get("format") == FORMAT, "format", repr(FORMAT), metadata.get("format"))
     version = metadata.get("version")
-    _need(version == str(FORMAT_VERSION), "version", repr(str(FORMAT_VERSION)), version)
+    need(version == str(FORMAT_VERSION), "version", repr(str(FORMAT_VERSION)), version)
     body = raw[8 + size :]
     sections: dict[str, NDArray[np.uint8]] = {}
     position = 0
@@ -286,12 +280,12 @@ def _parse(raw: bytes) -> Binary:
             plain = entry["dtype"] == "U8" and entry["shape"] == [stop - start]
         except (KeyError, TypeError, ValueError):
             raise BinaryError(f"tensor {name} is missing or malformed") from None
-        _need(plain and start == position <= stop, f"tensor {name}", "packed bytes", entry)
+        need(plain and start == position <= stop, f"tensor {name}", "packed bytes", entry)
         if stop > len(body):
             raise BinaryError(f"truncated: tensor {name} ends at {stop} of {len(body)} bytes")
         sections[name] = np.frombuffer(body, np.uint8, stop - start, start)
         position = stop
-    _need(position == len(body), "file length", f"{8 + size + position}", len(raw))
+    need(position == len(body), "file length", f"{8 + size + position}", len(raw))
     try:
         binary = _from_metadata(metadata, sections)
     except ConfigError as error:
@@ -308,6 +302,8 @@ def _parse(raw: bytes) -> Binary:
         )
     if binary.to_bytes() != raw:
         raise BinaryError("header is not in canonical form: the file was altered")
+    from .binary_check import check  # it needs the classes above
+
     check(binary)
     return binary
 
@@ -337,100 +333,3 @@ def _port(value: dict[str, Any]) -> Port:
     spec["shape"] = tuple(spec["shape"])
     spec["source_shape"] = tuple(spec["source_shape"])
     return Port(TensorSpec(**spec), value["offset"])
-
-
-def check(binary: Binary) -> None:
-    """Raises `BinaryError` unless every size and index is in range and every line decodes."""
-    end = 0
-    for name in SECTIONS:
-        offset = binary.offsets.get(name, -1)
-        _need(offset >= end and offset % ALIGNMENT == 0, f"offset of {name}", "aligned", offset)
-        end = offset + getattr(binary, name).size
-    for kind, ports, size in (
-        ("input", binary.inputs, binary.input_bytes),
-        ("output", binary.outputs, binary.output_bytes),
-    ):
-        for port in ports:
-            inside = 0 <= port.offset and port.offset + port.size <= size
-            _need(inside, f"{kind} {port.spec.name}", f"inside {size} bytes", port.offset)
-            _need(0 <= port.spec.zero_point <= 255, f"{kind} zero-point", "0 to 255", port.spec)
-    specs = {spec.name: spec for spec in binary.output_specs}
-    for operator in binary.host:
-        name = f"host operator {operator.name!r}"
-        texts = (operator.name, operator.operator, operator.input)
-        _need(all(isinstance(text, str) for text in texts), name, "named by texts", texts)
-        _need(operator.operator in HOST_OPERATORS, name, f"of {HOST_OPERATORS}", operator.operator)
-        _need(operator.input in specs, f"{name} input", "an output", operator.input)
-        rank = 1 + len(specs[operator.input].source_shape or specs[operator.input].shape)
-        inside = isinstance(operator.axis, int) and -rank < operator.axis < rank
-        _need(inside and operator.axis != 0, f"{name} axis", f"1 to {rank - 1}", operator.axis)
-    _need(
-        len({operator.input for operator in binary.host}) == len(binary.host),
-        "host operators", "one an output", binary.host,
-    )  # fmt: skip
-    marks = 0
-    for kind in ("setup", "inference"):
-        span: Span = getattr(binary, kind)
-        start = span.offset - binary.offsets["instructions"]
-        stop = start + span.lines * LINE_BYTES
-        inside = 0 <= start < stop <= binary.instructions.size and start % ALIGNMENT == 0
-        _need(inside, f"{kind} program", "inside the instructions", span)
-        try:
-            program = binary.program(span)
-        except EncodingError as error:
-            raise BinaryError(f"{kind} program: {error}") from None
-        for index, (opcode, fields) in enumerate(program):
-            _check_instruction(
-                binary, f"{kind} instruction {index} ({opcode.name})", opcode, fields
-            )
-            marks += fields.get("mark", 0)
-    _need(marks == len(binary.layers), "marks", f"one a layer ({len(binary.layers)})", marks)
-
-
-def _check_instruction(binary: Binary, name: str, opcode: Opcode, f: dict[str, int]) -> None:
-    config = binary.config
-    if opcode in (Opcode.LOAD_WEIGHTS, Opcode.LOAD_PARAMETERS, Opcode.LOAD_STEPS):
-        if opcode is Opcode.LOAD_WEIGHTS:
-            unit, words, depth = config.weight_row_bytes, 1, config.weight_rows
-        elif opcode is Opcode.LOAD_PARAMETERS:
-            words, depth = config.parameter_words_per_group, config.parameter_words
-            unit = config.columns * (words + 1) * 4
-        else:
-            unit, words, depth = STEP_BYTES, 1, config.step_entries
-        _need(f["count"] >= 1, f"{name}.count", "at least 1", f["count"])
-        last = f["destination"] + f["count"] * words
-        _need(last <= depth, f"{name} end", f"at most {depth}", last)
-        end = f["offset"] + f["count"] * unit
-        _need(f["window"] == 0, f"{name}.window", "the program window", f["window"])
-        _need(f["offset"] % ALIGNMENT == 0, f"{name}.offset", "64-aligned", f["offset"])
-        _need(end <= binary.program_bytes, f"{name} source end", "in the program window", end)
-        if opcode is Opcode.LOAD_STEPS:
-            _check_steps(binary, name, f["offset"], f["count"])
-    elif opcode is Opcode.COMPUTE:
-        count = f["step_base"] + f["prologue_count"] + f["step_count"]
-        _need(f["step_count"] >= 1, f"{name}.step_count", "at least 1", f["step_count"])
-        _need(count <= config.step_entries, f"{name} steps", f"in {config.step_entries}", count)
-        for field in ("groups", "output_height", "output_width"):
-            _need(f[field] >= 1, f"{name}.{field}", "at least 1", f[field])
-        words = f["parameter_base"] + f["groups"] * config.parameter_words_per_group
-        _need(words <= config.parameter_words, f"{name} parameters", "in the RAM", words)
-    elif opcode in (Opcode.LOAD_ACTIVATIONS, Opcode.STORE_ACTIVATIONS):
-        sizes = (binary.program_bytes, binary.input_bytes, binary.output_bytes)
-        size = (*sizes, binary.scratch_bytes)[f["window"]]
-        end = f["offset"] + (f["segments"] - 1) * f["segment_stride"] + f["segment_bytes"]
-        _need(end <= size, f"{name} end", f"inside its window of {size} bytes", end)
-        pixels = f["height"] * f["width"] * f["channels"]
-        length = f["segments"] * f["segment_bytes"]
-        _need(length == pixels > 0, f"{name} length", f"{pixels} bytes", length)
-
-
-def _check_steps(binary: Binary, name: str, offset: int, count: int) -> None:
-    start = offset - binary.offsets["steps"]
-    raw = binary.steps[max(start, 0) :].tobytes()
-    inside = 0 <= start and count * STEP_BYTES <= len(raw)
-    _need(inside, f"{name}.offset", "inside the steps", offset)
-    for index in range(count):
-        try:
-            STEP.decode(raw[index * STEP_BYTES : (index + 1) * STEP_BYTES])
-        except EncodingError as error:
-            raise BinaryError(f"{name} entry {index}: {error}") from None
