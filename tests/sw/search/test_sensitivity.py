@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sensitivities on small networks: definitions, closed forms, and what every method promises."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
+from sensitivity_networks import CLASSES, context_of, network
 from torch import nn
-from torch.nn import functional
 
 from bitloop.errors import SearchError
-from bitloop.frontend.torch_export import import_program
-from bitloop.programs import export_module, run_program
-from bitloop.quantize import calibrate, layer_names, quantize
+from bitloop.programs import run_program
+from bitloop.quantize import layer_names
 from bitloop.quantize.weights import channel_scales, code_limits
 from bitloop.search.sensitivity import (
     METHODS,
@@ -28,57 +25,8 @@ from bitloop.search.sensitivity import (
     outputs,
 )
 from bitloop.search.sensitivity import evaluation as evaluation_module
-from bitloop.search.sensitivity.compare import compare, random_policies, rank_correlation
 from bitloop.search.sensitivity.evaluation import variant_outputs
-from bitloop.search.sensitivity.hessian import FloatNetwork, hutchinson, loss_of
 from bitloop.search.sensitivity.layer import entropy, squared_weight_errors
-
-CLASSES = 5
-
-
-class Residual(nn.Module):
-    """Two paths that meet, batch-norm, pooling and, if wanted, a softmax or argmax at the end."""
-
-    def __init__(self, end=None):
-        super().__init__()
-        self.stem = nn.Conv2d(2, 8, 3, padding=1)
-        self.a, self.norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.b = nn.Conv2d(8, 8, 1)
-        self.last = nn.Linear(8, CLASSES)
-        self.end = end
-
-    def forward(self, x):
-        x = functional.relu(self.stem(x))
-        x = functional.relu(self.norm(self.a(x))) + self.b(x)
-        x = self.last(x.mean((2, 3)))
-        return self.end(x) if self.end else x
-
-
-def network(end=None):
-    torch.manual_seed(3)
-    result = Residual(end)
-    with torch.no_grad():
-        result.norm.running_mean.normal_()
-        result.norm.running_var.uniform_(0.5, 2)
-        result.last.weight *= 6
-    return result.eval()
-
-
-def images(count=12, seed=0):
-    return np.random.default_rng(seed).normal(0, 1, (count, 2, 6, 6)).astype(np.float32)
-
-
-def context_of(module, x, labels=None, widths=(8, 4, 2), seed=0):
-    program = export_module(module, x)
-    ranges = calibrate(program, x)
-    graphs = {w: import_program(quantize(program, x, w, ranges=ranges), "n") for w in widths}
-    return Context.of(program, graphs, x, labels, seed=seed)
-
-
-@pytest.fixture(scope="module")
-def context():
-    labels = np.random.default_rng(1).integers(0, CLASSES, 12)
-    return context_of(network(), images(), labels)
 
 
 def near(losses, **tolerance):
@@ -288,151 +236,3 @@ def test_layer_noise_is_seen_at_the_layer(context):
         for width in (8, 4, 2)
     }
     assert METHODS["sqnr"](context)["last"] == pytest.approx(expected, rel=1e-4)
-
-
-# Hessian.
-
-
-def tiny():
-    """6 + 6 weights, smooth, with a residual between its layers."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(2, 3, 1, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(3, 2, bias=False)
-    )
-
-
-@pytest.fixture(scope="module")
-def tiny_context():
-    x = np.random.default_rng(5).normal(0, 1, (20, 2, 1, 1)).astype(np.float32)
-    return context_of(tiny(), x, np.random.default_rng(6).integers(0, 2, 20))
-
-
-def exact_traces(context):
-    """By automatic differentiation of the tiny network written out, weights as one function."""
-    first, last = (context.program.state_dict[n].detach() for n in ("0.weight", "3.weight"))
-    x, labels = torch.from_numpy(context.x), torch.from_numpy(context.labels)
-
-    def loss(first, last):
-        hidden = torch.tanh(functional.conv2d(x, first)).flatten(1)
-        return functional.cross_entropy(hidden @ last.T, labels)
-
-    blocks = torch.autograd.functional.hessian(loss, (first, last))
-    return {
-        name: float(torch.einsum("ii", blocks[i][i].reshape(6, 6)))
-        for i, name in enumerate(("0", "3"))
-    }
-
-
-def test_the_mean_over_all_signs_is_the_exact_trace(tiny_context):
-    network = FloatNetwork(tiny_context.program)
-    loss = loss_of(tiny_context)
-    gradients = network.gradients(tiny_context.x, lambda y: loss(slice(0, 20), y))
-    totals = dict.fromkeys(network.weights, 0.0)
-    signs = list(itertools.product((-1.0, 1.0), repeat=6))
-    for first, last in itertools.product(signs, signs[::7]):
-        vectors = {"0": torch.tensor(first).reshape(3, 2, 1, 1), "3": torch.tensor(last)[None]}
-        vectors["3"] = vectors["3"].reshape(2, 3)
-        for name, value in network.quadratic_forms(gradients, vectors).items():
-            totals[name] += value / (len(signs) * len(signs[::7]))
-    exact = exact_traces(tiny_context)
-    assert totals["0"] == pytest.approx(exact["0"], rel=1e-4)
-
-
-def test_hutchinson_comes_near_the_exact_trace(tiny_context):
-    exact = exact_traces(tiny_context)
-    found = hutchinson(tiny_context, probes=400)
-    assert set(found) == {"0", "3"}
-    for name, trace in exact.items():
-        assert trace > 0
-        assert found[name] == pytest.approx(trace, rel=0.15)
-
-
-def test_the_divergence_s_curvature_is_the_fisher_information(tiny_context):
-    """Without labels: Tr = mean over images and classes of p |grad log p|^2."""
-    x = torch.from_numpy(tiny_context.x)
-    last = tiny_context.program.state_dict["3.weight"].detach().clone().requires_grad_()
-    first = tiny_context.program.state_dict["0.weight"].detach()
-    expected = 0.0
-    for image in x:
-        logits = torch.tanh(functional.conv2d(image[None], first)).flatten(1) @ last.T
-        logs = functional.log_softmax(logits, 1)[0]
-        for log in logs:
-            (gradient,) = torch.autograd.grad(log, last, retain_graph=True)
-            expected += float(log.detach().exp() * (gradient**2).sum()) / len(x)
-    unlabelled = Context.of(tiny_context.program, tiny_context.graphs, tiny_context.x)
-    assert hutchinson(unlabelled, probes=400)["3"] == pytest.approx(expected, rel=0.15)
-
-
-def test_hessian_losses_are_mean_curvature_times_squared_error(tiny_context):
-    traces, errors = hutchinson(tiny_context), squared_weight_errors(tiny_context)
-    losses = METHODS["hessian"](tiny_context)
-    for layer in ("0", "3"):
-        for width in (4, 2):
-            assert losses[layer][width] == pytest.approx(traces[layer] / 6 * errors[layer][width])
-
-
-def test_batch_norm_is_folded_and_fixed_batches_are_kept_to(context):
-    x = context.x[:7]
-    module = network()
-    fixed = torch.export.export(module, (torch.from_numpy(x[:4]),))
-    expected = run_program(context.program, x[:4])
-    found = FloatNetwork(fixed)
-    assert np.allclose(found.run(x[:4]).detach().numpy(), expected, atol=1e-4)
-    assert np.allclose(found.run(x[:2]).detach().numpy(), expected[:2], atol=1e-4)
-    assert [*found.batches(7)] == [slice(0, 4)] and [*found.batches(2)] == [slice(0, 2)]
-    assert not np.allclose(found.weights["a"].detach(), module.a.weight.detach())
-
-
-# Comparison with what whole policies lose.
-
-
-def test_policies_are_random_within_their_widths(context):
-    policies = random_policies(context, 40, widths=(4, 2), fixed=("stem",))
-    assert len(policies) == 40 and all(tuple(p) == context.layers for p in policies)
-    assert {p["stem"] for p in policies} == {8}
-    assert {p["a"] for p in policies} == {4, 2}
-    assert policies == random_policies(context, 40, (4, 2), ("stem",))
-
-
-def test_true_losses_and_sums_are_those_of_the_policies(context):
-    methods = {
-        "kl": METHODS["kl"](context),
-        "flat": {n: {8: 0, 4: 0, 2: 0} for n in context.layers},
-    }
-    found = compare(context, methods, 6)
-    rows = np.arange(len(context.x))
-    for policy, loss, total in zip(found.policies, found.losses, found.sums["kl"], strict=True):
-        y = outputs(mix(context.graphs, policy), context.codes)
-        assert loss == pytest.approx(-log_softmax(y, axis=1)[rows, context.labels].mean(), rel=1e-5)
-        assert total == sum(methods["kl"][layer][width] for layer, width in policy.items())
-    assert found.unit == "cross-entropy"
-    assert math.isnan(found.spearman["flat"])
-    unlabelled = Context.of(context.program, context.graphs, context.x)
-    again = compare(unlabelled, methods, 6)
-    assert again.unit == "divergence" and again.policies == found.policies
-
-
-def test_the_sum_of_divergences_orders_policies(context):
-    unlabelled = Context.of(context.program, context.graphs, context.x)
-    found = compare(unlabelled, {"kl": METHODS["kl"](unlabelled)}, 30)
-    assert found.spearman["kl"] > 0.6
-
-
-def test_networks_that_make_maps_are_ranked_by_squared_error():
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
-    maps = context_of(module, images(), np.zeros(12, np.int64))
-    of_classes = ("alps", "limpq")
-    losses = {name: METHODS[name](maps) for name in METHODS if name not in of_classes}
-    assert losses["kl"] == losses["mse"]
-    assert all(row[2] > row[4] > 0 for row in losses["hessian"].values())
-    assert compare(maps, losses, 4).unit == "divergence"
-    for name in of_classes:
-        with pytest.raises(SearchError, match="one value a class"):
-            METHODS[name](maps)
-
-
-def test_rank_correlation():
-    assert rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3, 4], [9, 8, 7, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(0.8)
