@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitloop.errors import DeviceError
-from bitloop.sim.build import cache_folder
+from bitloop.sim.cache import cache_folder
 
 Say = Callable[[str], None]
 """Told what is being done."""

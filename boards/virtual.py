@@ -21,7 +21,8 @@ from pathlib import Path
 import bitloop.hw
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
-from bitloop.sim.build import Progress, Recipe, build, cache_folder
+from bitloop.sim.build import Progress, Recipe, build
+from bitloop.sim.cache import cache_folder
 
 from .link.uart import divisor
 from .pll import PllSettings

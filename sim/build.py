@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verilator builds, cached by content.
-
-A build is named by the hash of everything that goes into it: Verilog, C++ sources, flags and tool
-versions. It is made in a temporary folder and renamed into place, so a folder with its final name
-is always complete; a lock file keeps two processes from building the same thing twice.
-"""
+"""Verilator builds, cached by content: a build is named by the hash of everything that goes into
+it: Verilog, C++ sources, flags and tool versions."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitloop.errors import DeviceError
 
+from .cache import built_once
 from .toolchain import MAKE_JOBS, Toolchain, find_toolchain
 
 Progress = Callable[[str, float], None]
@@ -76,61 +68,22 @@ class Recipe:
         return digest.hexdigest()[:24]
 
 
-def cache_folder() -> Path:
-    """`$BITLOOP_CACHE`, else `~/.cache/bitloop` (or under `$XDG_CACHE_HOME`); made if missing."""
-    named = os.environ.get("BITLOOP_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(named) if named else Path(base) / "bitloop"
-    folder = folder.expanduser().absolute()
-    if re.search(r"\s", str(folder)):
-        raise DeviceError(
-            f"the build cache {str(folder)!r} has a space in its path, which make cannot handle; "
-            "set BITLOOP_CACHE to a folder without one"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeviceError(
-            f"cannot make the build cache {folder}: {error.strerror}; set BITLOOP_CACHE"
-        ) from None
-    return folder
-
-
 def build(recipe: Recipe, progress: Progress | None = None) -> Path:
     """The product's path, built if the cache lacks it; raises `DeviceError` with the build log."""
     toolchain = find_toolchain()
-    builds = cache_folder() / "builds"
-    builds.mkdir(exist_ok=True)
-    final = builds / f"{recipe.top}-{recipe.key(toolchain)}"
-    product = final / recipe.product
-    if product.is_file():
-        return product
-    with locked(final.with_suffix(".lock")):
-        if not product.is_file():
-            report = progress or _silent
-            report(f"building {recipe.name}", 0.0)
-            folder = Path(tempfile.mkdtemp(prefix=".building-", dir=builds))
-            try:
-                _make(recipe, toolchain, folder, report)
-                _keep_only(folder, recipe.product)
-                shutil.rmtree(final, ignore_errors=True)  # one whose product someone deleted
-                folder.rename(final)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            report(f"building {recipe.name}", 1.0)
-    return product
+    report = progress or _silent
+
+    def make(folder: Path) -> None:
+        report(f"building {recipe.name}", 0.0)
+        _make(recipe, toolchain, folder, report)
+        _keep_only(folder, recipe.product)
+        report(f"building {recipe.name}", 1.0)
+
+    return built_once(f"{recipe.top}-{recipe.key(toolchain)}", recipe.product, make)
 
 
 def _silent(message: str, fraction: float) -> None:
     pass
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes that lock the same path waiting."""
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _make(recipe: Recipe, toolchain: Toolchain, folder: Path, report: Progress) -> None:

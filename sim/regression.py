@@ -27,7 +27,8 @@ from types import ModuleType
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig, preset
 
-from .build import Progress, Recipe, build, cache_folder
+from .build import Progress, Recipe, build
+from .cache import cache_folder
 
 BENCH_PACKAGE = "bitloop.sim.benches"
 TIMESCALE = "1ns/1ps"

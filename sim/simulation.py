@@ -21,7 +21,8 @@ from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.registers import ADDRESS
 
-from .build import Progress, Recipe, build, cache_folder
+from .build import Progress, Recipe, build
+from .cache import cache_folder
 from .cycle_model.timeline import CAUSES, INSTRUCTIONS, recorded
 
 TOP = "bitloop_core"

@@ -27,7 +27,7 @@ from typing import Any
 from bitloop.devices.interface import MemoryModel, Profile
 from bitloop.errors import StoreError
 
-from .build import cache_folder, locked
+from .cache import cache_folder, locked
 
 VERSION = 1
 WAIT_SECONDS = 60.0

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 from bitloop.errors import DeviceError
 from bitloop.hw.registers import Cause
 
-from ..build import cache_folder, locked
+from ..cache import built_once
 from ..toolchain import find_compiler
 from .definitions import header
 from .timeline import CAUSES, INSTRUCTIONS
@@ -49,25 +47,14 @@ def _cached_library(parameter_names: tuple[str, ...], progress: Progress | None)
     digest = hashlib.sha256()
     for part in (version, *FLAGS, definitions, *(path.read_text() for path in sources)):
         digest.update(f"{len(part)}:".encode() + part.encode())
-    builds = cache_folder() / "builds"
-    builds.mkdir(exist_ok=True)
-    final = builds / f"cycle-model-{digest.hexdigest()[:24]}"
-    product = final / PRODUCT
-    if product.is_file():
-        return product
-    with locked(final.with_suffix(".lock")):
-        if not product.is_file():
-            if progress is not None:
-                progress("building the cycle model", 0.0)
-            folder = Path(tempfile.mkdtemp(prefix=".building-", dir=builds))
-            try:
-                (folder / "definitions.h").write_text(definitions)
-                _compile(compiler, folder)
-                shutil.rmtree(final, ignore_errors=True)
-                folder.rename(final)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    return product
+
+    def make(folder: Path) -> None:
+        if progress is not None:
+            progress("building the cycle model", 0.0)
+        (folder / "definitions.h").write_text(definitions)
+        _compile(compiler, folder)
+
+    return built_once(f"cycle-model-{digest.hexdigest()[:24]}", PRODUCT, make)
 
 
 def _compile(compiler: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from bitloop.boards import flow, tools
 from bitloop.boards.build import achieved_megahertz, build_board, flash, write_build
 from bitloop.boards.targets import TARGETS
 from bitloop.errors import DeviceError
-from bitloop.sim.build import cache_folder
+from bitloop.sim.cache import cache_folder
 
 BOARD = TARGETS["ulx3s-12f"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitloop.dataset import Dataset
-from bitloop.sim.build import cache_folder
+from bitloop.sim.cache import cache_folder
 
 
 @dataclass(frozen=True)

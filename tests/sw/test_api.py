@@ -26,7 +26,7 @@ def network_and_images():
 @pytest.fixture(autouse=True)
 def no_store(tmp_path, monkeypatch, request):
     """Searches here neither find nor leave anything in the user's store."""
-    from bitloop.sim.build import cache_folder
+    from bitloop.sim.cache import cache_folder
 
     builds = cache_folder() / "builds"
     builds.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from bitloop.sim.build import cache_folder
+from bitloop.sim.cache import cache_folder
 
 from .test_cli import assert_refused, invoke
 

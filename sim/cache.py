@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of what takes long to make, and in it `builds`: compiled simulations, named by hashes
+of what goes into them.
+
+A build is made in a temporary folder and renamed into place, so a folder with its final name is
+always complete. A lock file of each keeps two processes from making the same one twice, tells a
+temporary folder under way from one whose maker is gone, and keeps a build from being removed while
+someone asks for it. Lock files stay: one that is removed could be waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bitloop.errors import DeviceError
+
+MOST_BYTES = 4 << 30
+"""Of all builds; beyond, those not asked for longest are removed."""
+KEPT_SECONDS = 3600.0
+"""A build asked for so recently stays in any case: it may be about to be started."""
+
+_UNDER_WAY, _REMOVED = ".building-", ".removed-"
+
+
+def cache_folder() -> Path:
+    """`$BITLOOP_CACHE`, else `~/.cache/bitloop` (or under `$XDG_CACHE_HOME`); made if missing."""
+    named = os.environ.get("BITLOOP_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(named) if named else Path(base) / "bitloop"
+    folder = folder.expanduser().absolute()
+    if re.search(r"\s", str(folder)):
+        raise DeviceError(
+            f"the build cache {str(folder)!r} has a space in its path, which make cannot handle; "
+            "set BITLOOP_CACHE to a folder without one"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot make the build cache {folder}: {error.strerror}; set BITLOOP_CACHE"
+        ) from None
+    return folder
+
+
+@contextmanager
+def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Keeps other processes that lock the same path waiting."""
+    with open(path, "w") as handle:
+        fcntl.flock(handle, how)
+        yield
+
+
+def built_once(name: str, product: str, make: Callable[[Path], None]) -> Path:
+    """File `product` of the build `name`; `make` is called with an empty folder to make it in if
+    the cache lacks it. What it raises leaves nothing behind."""
+    builds = cache_folder() / "builds"
+    builds.mkdir(exist_ok=True)
+    final, lock = builds / name, _lock_of(builds, name)
+    if _asked_for(final, product, lock):
+        return final / product
+    remove_abandoned(builds)
+    with locked(lock):
+        if not (final / product).is_file():
+            folder = Path(tempfile.mkdtemp(prefix=f"{_UNDER_WAY}{name}.", dir=builds))
+            try:
+                make(folder)
+                shutil.rmtree(final, ignore_errors=True)  # one whose product someone deleted
+                folder.rename(final)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    prune(builds)
+    return final / product
+
+
+def remove_abandoned(builds: Path) -> None:
+    """Removes the temporary folders of processes that ended without doing so themselves."""
+    for folder in builds.glob(".*-*.*"):
+        kind, _, rest = folder.name.partition("-")
+        if f"{kind}-" in (_UNDER_WAY, _REMOVED):
+            with _if_free(_lock_of(builds, rest.rpartition(".")[0])) as free:
+                if free:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def prune(builds: Path, most_bytes: int = MOST_BYTES, kept_seconds: float = KEPT_SECONDS) -> None:
+    """Removes builds, those not asked for longest first, until the rest has `most_bytes` at most;
+    none that was asked for in the last `kept_seconds`, or that another process holds."""
+    found = []
+    for folder in builds.iterdir():
+        if folder.is_dir() and not folder.name.startswith("."):
+            with contextlib.suppress(OSError):  # another process removes it as well
+                size = sum(path.stat().st_size for path in folder.iterdir())
+                found.append((folder.stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in found)
+    for _, size, folder in sorted(found):
+        if total <= most_bytes:
+            break
+        with _if_free(_lock_of(builds, folder.name)) as free, contextlib.suppress(OSError):
+            # The time of use again, now that nobody can ask.
+            if free and folder.stat().st_mtime <= time.time() - kept_seconds:
+                aside = Path(tempfile.mkdtemp(prefix=f"{_REMOVED}{folder.name}.", dir=builds))
+                folder.rename(aside)  # replaces the empty one
+                shutil.rmtree(aside, ignore_errors=True)
+                total -= size
+
+
+def _lock_of(builds: Path, name: str) -> Path:
+    return builds / f"{name}.lock"
+
+
+def _asked_for(final: Path, product: str, lock: Path) -> bool:
+    """Whether the build is there; if so it counts as used now."""
+    if not (final / product).is_file():
+        return False
+    try:
+        with locked(lock, fcntl.LOCK_SH):
+            os.utime(final)
+    except OSError:  # gone meanwhile, or in a cache that nothing can be written to
+        pass
+    return (final / product).is_file()
+
+
+@contextmanager
+def _if_free(lock: Path) -> Iterator[bool]:
+    """Holds the lock if nobody else does, and says whether it is held."""
+    with open(lock, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
