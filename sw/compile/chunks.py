@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Window
 
 from .beside import first_tiles, second_blocks
-from .blocks import block_count, load_bound, load_cycles
+from .blocks import Pace, load_bound, row_blocks
 from .extents import input_range, pieces
 from .external import External
 from .homes import Relay
@@ -220,12 +219,17 @@ class Chunker:
         """Output rows of each COMPUTE of the first layer, so that it starts on the first rows of
         the input while the rest is loading."""
         height, width, _ = item.shape
-        compute = item.groups * item.parts[0].plan.cycles(height, width)
         assert item.source is not None
-        load = load_cycles(item.source_shape, item.source.layout, self.config)
-        count = block_count(height, min(load, compute))
-        bounds = [height * i // count for i in range(count + 1)]
-        return [range(a, b) for a, b in pairwise(bounds)]
+        steps = item.parts[0].plan.cycles(height, width)
+        rows, columns, channels = item.source_shape
+        pace = Pace(
+            transfer=columns * channels / (self.config.data_bits // 8),
+            words=item.source.layout.width * item.source.layout.pixel_words,
+            in_step=steps == 2 * height * width,
+            compute=item.groups * steps / height,
+        )
+        needed = [input_range(item.layer, 0, range(y + 1), rows).stop for y in range(height)]
+        return row_blocks(needed, pace)
 
     def _needs(self, item: Compiled, piece: _Work, memory: str) -> Hashable:
         """What a COMPUTE uses of a memory."""
