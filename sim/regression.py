@@ -25,13 +25,15 @@ from pathlib import Path
 from types import ModuleType
 
 from bitloop.errors import DeviceError
-from bitloop.hw.config import CoreConfig, preset
+from bitloop.hw.config import CoreConfig
+from bitloop.hw.config import preset as find_preset
 
 from .build import Progress, Recipe, build
 from .cache import cache_folder
 
 BENCH_PACKAGE = "bitloop.sim.benches"
 TIMESCALE = "1ns/1ps"
+ALL = re.compile("")
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,26 @@ class TestResult:
     preset: str
     seed: int
     passed: bool
+    """False for a layer that was refused too."""
     seconds: float
     """Wall time."""
     message: str = ""
-    """Why it failed, "" if it passed."""
+    """Why it failed or was refused, "" if it passed."""
     log: Path | None = None
     """Output of a failed bench."""
     waves: Path | None = None
     """VCD of the whole bench, where asked for."""
+    refused: bool = False
+    """The compiler does not take this random layer: it says nothing about the core."""
+
+    @property
+    def failed(self) -> bool:
+        return not self.passed and not self.refused
 
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else f"FAILED: {self.message}"
+        verdict = "passed"
+        if not self.passed:
+            verdict = f"{'refused' if self.refused else 'FAILED'}: {self.message}"
         return f"{self.bench}.{self.name} (preset {self.preset}, seed {self.seed}) {verdict}"
 
 
@@ -76,7 +87,7 @@ def bench_seed() -> int:
 
 def bench_config() -> CoreConfig:
     """Config of the running regression, for use inside a bench."""
-    return preset(os.environ.get("BITLOOP_PRESET", "n4"))
+    return find_preset(os.environ.get("BITLOOP_PRESET", "n4"))
 
 
 def bench_names() -> tuple[str, ...]:
@@ -118,7 +129,8 @@ def run_regression(
             if on_result is not None:
                 on_result(result)
     if benches is None and layers:
-        results += _run_layers(preset, seed, layers, waves, pattern, output, progress, on_result)
+        config = find_preset(preset)
+        results += run_layers(config, seed, layers, waves, pattern, output, progress, on_result)
     if not results:
         raise DeviceError(f"no test matches {filter!r}; benches: {', '.join(bench_names())}")
     return results
@@ -165,18 +177,19 @@ def run_bench(
     return results
 
 
-def _run_layers(
-    preset_name: str,
+def run_layers(
+    config: CoreConfig,
     seed: int,
     count: int,
-    waves: bool,
-    pattern: re.Pattern[str],
-    output: Path | None,
-    progress: Progress | None,
-    on_result: Callable[[TestResult], None] | None,
+    waves: bool = False,
+    pattern: re.Pattern[str] = ALL,
+    output: Path | None = None,
+    progress: Progress | None = None,
+    on_result: Callable[[TestResult], None] | None = None,
 ) -> list[TestResult]:
-    """Random layers numbered from seed * count on, each a result; its own number is its seed."""
-    from .random_layers import cases, run_case
+    """Random layers numbered from seed * count on, each a result; its own number is its seed. One
+    more, `refused`, fails if too many were."""
+    from .random_layers import cases, run_case, too_many
 
     results = []
     for number, kind, bits in cases(seed * count, count):
@@ -184,17 +197,21 @@ def _run_layers(
             continue
         runs = output or cache_folder() / "runs"
         runs.mkdir(parents=True, exist_ok=True)
-        vcd = runs / f"layers-{preset_name}-{kind}-w{bits}-{number}.vcd" if waves else None
+        vcd = runs / f"layers-{config.name}-{kind}-w{bits}-{number}.vcd" if waves else None
         began = time.monotonic()
-        case = run_case(preset(preset_name), number, kind, bits, progress, vcd)
-        # A layer the compiler refuses says nothing about the core.
+        case = run_case(config, number, kind, bits, progress, vcd)
         result = TestResult(
-            "layers", f"{kind}-w{bits}", preset_name, number, case.passed or case.refused,
-            time.monotonic() - began, case.message, None, vcd,
+            "layers", f"{kind}-w{bits}", config.name, number, case.passed,
+            time.monotonic() - began, case.message, None, vcd, case.refused,
         )  # fmt: skip
         results.append(result)
         if on_result is not None:
             on_result(result)
+    untried = too_many(sum(result.refused for result in results), len(results))
+    if untried:
+        results.append(TestResult("layers", "refused", config.name, seed, False, 0.0, untried))
+        if on_result is not None:
+            on_result(results[-1])
     return results
 
 

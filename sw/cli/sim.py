@@ -40,14 +40,18 @@ def command(
                 typer.echo(f"{result} ({result.seconds:.1f} s)")
 
         results = run_regression(preset, seed, waves, filter=only, progress=say, on_result=show)
-    failed = [result for result in results if not result.passed]
+    failed = [result for result in results if result.failed]
     if as_json:
-        keys = ("bench", "name", "preset", "seed", "passed", "seconds", "message")
+        keys = ("bench", "name", "preset", "seed", "passed", "refused", "seconds", "message")
         print_json([{key: getattr(result, key) for key in keys} for result in results])
     else:
-        typer.echo(f"{len(results) - len(failed)} of {len(results)} tests passed")
+        passed = sum(result.passed for result in results)
+        refused = sum(result.refused for result in results)
+        layers = f", {refused} layers refused by the compiler" if refused else ""
+        typer.echo(f"{passed} of {len(results)} tests passed{layers}")
         for result in failed:
-            typer.echo(f"log of {result.bench}.{result.name}: {result.log}")
+            if result.log is not None:
+                typer.echo(f"log of {result.bench}.{result.name}: {result.log}")
         for path in sorted({str(result.waves) for result in results if result.waves}):
             typer.echo(f"waves: {path}")
     if failed:
