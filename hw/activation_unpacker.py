@@ -29,7 +29,7 @@ class ActivationUnpacker(wiring.Component):
     come as 4 + 4 + 4: the bytes of the second in the middle four wait beside the word and enter
     with the last four.
 
-    **Table.** Bytes pass through two block RAMs, in place of a register. Their lower halves hold
+    **Table.** Bytes pass through two block RAMs, in place of two registers. Their lower halves hold
     the table, the upper halves every code in its own place from power-up, for loads without.
 
     Members
@@ -68,13 +68,16 @@ class ActivationUnpacker(wiring.Component):
         geometry = Signal.like(self.geometry, reset_less=True)
         with m.If(self.start):
             m.d.sync += geometry.eq(self.geometry)
-        chunk = Signal(self._chunk_layout(), reset_less=True)
-        chunk_valid = Signal()
-        chunk_ready = Signal()
-        free = Signal()
-        m.d.comb += free.eq(~chunk_valid | chunk_ready)
-        self._walk(m, geometry, chunk, chunk_valid, free)
-        codes = self._look_up(m, geometry, free)
+        # A chunk is in the RAMs' address registers, then in their output registers.
+        addressed = Signal(self._chunk_layout(), reset_less=True)
+        chunk = Signal.like(addressed, reset_less=True)
+        addressed_valid, chunk_valid, chunk_ready = Signal(), Signal(), Signal()
+        moves, free = Signal(), Signal()
+        m.d.comb += [moves.eq(~chunk_valid | chunk_ready), free.eq(~addressed_valid | moves)]
+        with m.If(moves):
+            m.d.sync += [chunk.eq(addressed), chunk_valid.eq(addressed_valid)]
+        self._walk(m, geometry, addressed, addressed_valid, free)
+        codes = self._look_up(m, geometry, free, moves)
         self._assemble(m, geometry, chunk, codes, chunk_valid, chunk_ready)
         return m
 
@@ -101,7 +104,7 @@ class ActivationUnpacker(wiring.Component):
         chunk_valid: Signal,
         free: Signal,
     ) -> None:
-        """Where each chunk of bytes goes; one cycle before they get there."""
+        """Where each chunk of bytes goes; two cycles before they get there."""
         given = self.given
         lanes = self.config.lanes
         running, beyond = Signal(), Signal()  # beyond: right of the row's last pixel
@@ -124,11 +127,20 @@ class ActivationUnpacker(wiring.Component):
         )
         few = left[2:] == 0
         more = Signal(2)
+        want = Signal(2, reset_less=True)  # bytes of the next chunk, minus one
+
+        def to_come(bytes_: Value | int, crosses: Value | int = 0) -> list:
+            """So many bytes of the unit, minus one; four at once where two are the next group's."""
+            return [
+                left.eq(bytes_),
+                want.eq(Mux(crosses | (Value.cast(bytes_) > 3), 3, bytes_)),
+            ]
+
         m.d.comb += [
-            self.want.eq(Mux(few & ~cross, left[:2], 3)),
+            self.want.eq(want),
             self.ready.eq(running & ~beyond & free),
             step.eq(running & free & (beyond | given.valid)),
-            more.eq(Mux(beyond, self.want, given.more)),
+            more.eq(Mux(beyond, want, given.more)),
             unit_done.eq(few & (beyond | given.complete)),
             due.eq(whole | (gap == 0)),
             pixel_done.eq(unit_done & (words == 0)),
@@ -154,6 +166,12 @@ class ActivationUnpacker(wiring.Component):
             group.eq(choose(grouped, sizes)),
             taken.eq(Mux(whole, choose(geometry.skip, {i: Const(i + 1, 3) for i in range(4)}), 1)),
         ]
+        rest = Signal.like(left)
+        crosses = Signal()
+        m.d.comb += [
+            rest.eq(left - more - 1),
+            crosses.eq(geometry.pairs & whole & ~few & many & ~beyond),
+        ]
         with m.If(free):
             m.d.sync += chunk_valid.eq(step)
         with m.If(step):
@@ -168,8 +186,8 @@ class ActivationUnpacker(wiring.Component):
                 chunk.address.eq(address),
                 chunk.done.eq(done),
                 row_first.eq(0),
-                left.eq(left - more - 1),
-                cross.eq(geometry.pairs & whole & ~few & many & ~beyond),
+                *to_come(rest, crosses),
+                cross.eq(crosses),
                 late.eq(cross),
             ]
             with m.If(unit_done):
@@ -177,20 +195,20 @@ class ActivationUnpacker(wiring.Component):
                 with m.If(due):
                     m.d.sync += address.eq(address + 1)
                 with m.If(words == 1):
-                    m.d.sync += [top.eq(geometry.tail), left.eq(geometry.tail)]
+                    m.d.sync += [top.eq(geometry.tail), *to_come(geometry.tail)]
                 with m.Else():
-                    m.d.sync += [top.eq(lanes - 1), left.eq(lanes - 1)]
+                    m.d.sync += [top.eq(lanes - 1), *to_come(lanes - 1)]
             with m.If(pixel_done):
                 m.d.sync += [
                     words.eq(geometry.words),
                     top.eq(geometry.first_top),
-                    left.eq(geometry.first_bytes),
+                    *to_come(geometry.first_bytes),
                     pixels.eq(pixels - taken),
                     gap.eq(Mux(due, geometry.skip, gap - 1)),
                     whole.eq(0),
                 ]
                 with m.If(geometry.skip.any() & due & many):
-                    m.d.sync += [whole.eq(1), left.eq(group ^ Mux(cross, 5 ^ 3, 0))]
+                    m.d.sync += [whole.eq(1), *to_come(group ^ Mux(cross, 5 ^ 3, 0))]
             with m.If(last_data):
                 m.d.sync += [beyond.eq(geometry.extra != 0), pixels.eq(geometry.extra)]
             with m.If(row_done):
@@ -206,7 +224,7 @@ class ActivationUnpacker(wiring.Component):
                 ]
         first = self.geometry
         with m.If(self.others_start):  # from the same registers, as nothing is faster
-            m.d.sync += [left.eq(self.others_want), cross.eq(0)]
+            m.d.sync += [*to_come(self.others_want), cross.eq(0)]
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1),
@@ -214,7 +232,7 @@ class ActivationUnpacker(wiring.Component):
                 row_first.eq(1),
                 words.eq(first.words),
                 top.eq(first.first_top),
-                left.eq(first.first_bytes),
+                *to_come(first.first_bytes),
                 pixels.eq(first.pixels),
                 gap.eq(first.phase),
                 whole.eq(0),
@@ -225,7 +243,7 @@ class ActivationUnpacker(wiring.Component):
                 row_address.eq(first.destination),
             ]
 
-    def _look_up(self, m: Module, geometry: data.View, free: Signal) -> list[Value]:
+    def _look_up(self, m: Module, geometry: data.View, free: Signal, moves: Signal) -> list[Value]:
         """The chunk's codes by byte lane. A block RAM has two ports; the one that writes the table
         reads at the same address, so two RAMs serve four lanes."""
         table = self.table
@@ -244,7 +262,10 @@ class ActivationUnpacker(wiring.Component):
                     read.addr.eq(address),
                     read.en.eq(free),
                 ]
-                codes[lane] = read.data
+                found = Signal(8, name=f"found{lane}", reset_less=True)
+                with m.If(moves):
+                    m.d.sync += found.eq(read.data)
+                codes[lane] = found
                 if lane == shared:
                     m.d.comb += [
                         write.addr.eq(address),

@@ -64,7 +64,7 @@ class Core(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        flush = Signal()
+        flush = Signal(init=1)
         self._flush = ResetInserter(flush)
 
         registers = RegisterFile(config)
@@ -222,7 +222,9 @@ class Core(wiring.Component):
     def _lifecycle(
         self, m, registers, dispatch, failing, fault, quiet, progress, begin, running, stop, flush
     ) -> None:
-        """IDLE, RUN, and after an error STOP (let the bus finish) and FLUSH (reset the units)."""
+        """IDLE, RUN, and after an error STOP (let the bus finish) and FLUSH (reset the units).
+
+        `stop` and `flush` go everywhere, so they are registers that follow the state."""
         limit = self._config.watchdog_cycles
         patience = Signal(range(limit + 1))
         flush_left = Signal(range(FLUSH_CYCLES), init=FLUSH_CYCLES - 1)
@@ -250,30 +252,31 @@ class Core(wiring.Component):
                 with m.If(progressed):  # looked at a cycle late
                     m.d.sync += patience.eq(limit - 1)
                 with m.If(failing):
-                    m.d.sync += [registers.error.eq(fault), patience.eq(limit)]
+                    m.d.sync += [registers.error.eq(fault), patience.eq(limit), stop.eq(1)]
                     m.next = "STOP"
                 with m.Elif((patience == 0) & ~progressed):
                     m.d.sync += [registers.error.eq(ErrorCode.TIMEOUT), patience.eq(limit)]
+                    m.d.sync += stop.eq(1)
                     m.next = "STOP"
                 with m.Elif(dispatch.finished & quiet):
                     m.d.sync += registers.done.eq(1)
                     m.next = "IDLE"
             with m.State("STOP"):
-                m.d.comb += [running.eq(1), stop.eq(1)]
+                m.d.comb += running.eq(1)
                 m.d.sync += [patience.eq(patience - 1), asked.eq(0)]
                 with m.If(quiet):
+                    m.d.sync += [stop.eq(0), flush.eq(1)]
                     m.next = "FLUSH"
                 with m.Elif(patience == 0):
                     m.next = "HUNG"
             with m.State("HUNG"):  # the bus owes responses: report, and wait for them
-                m.d.comb += stop.eq(1)
                 m.d.sync += asked.eq(0)
                 with m.If(quiet):
+                    m.d.sync += [stop.eq(0), flush.eq(1)]
                     m.next = "FLUSH"
             with m.State("FLUSH"):
-                m.d.comb += flush.eq(1)
                 m.d.sync += flush_left.eq(flush_left - 1)
                 with m.If(flush_left == 0):
-                    m.d.sync += flush_left.eq(FLUSH_CYCLES - 1)
+                    m.d.sync += [flush_left.eq(FLUSH_CYCLES - 1), flush.eq(0)]
                     m.next = "IDLE"
         m.d.comb += registers.busy.eq(running | asked | registers.start)

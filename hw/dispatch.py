@@ -209,11 +209,10 @@ class Dispatch(wiring.Component):
         ]
         line = Signal(LINE_BITS, reset_less=True)
         count = Signal(range(beats_a_line + 1))
-        line_valid = Signal()
+        line_valid = Signal()  # count == beats_a_line
         line_taken = Signal()
         popped = Signal()
         m.d.comb += [
-            line_valid.eq(count == beats_a_line),
             prefetch.r_en.eq(~line_valid | line_taken),
             popped.eq(prefetch.r_en & prefetch.r_rdy),
         ]
@@ -226,9 +225,9 @@ class Dispatch(wiring.Component):
                     with m.Case(*opcodes):
                         m.d.sync += kind[name].eq(1)
         with m.If(line_taken):
-            m.d.sync += count.eq(popped)
+            m.d.sync += [count.eq(popped), line_valid.eq(popped & (beats_a_line == 1))]
         with m.Elif(popped):
-            m.d.sync += count.eq(count + 1)
+            m.d.sync += [count.eq(count + 1), line_valid.eq(count == beats_a_line - 1)]
         m.d.sync += space.eq(space + popped - Mux(asked, ask * beats_a_line, 0))
 
         drained = Signal()

@@ -49,11 +49,12 @@ class RunPacker(wiring.Component):
         end = Signal(2, reset_less=True)
         final = Signal(reset_less=True)
         word_last = Signal(reset_less=True)  # words_left == 0
+        want = Signal(2, reset_less=True)  # bytes to the end of these 32 bits or of the run, - 1
         words = (segment.span >> 2) - (segment.align >> 2)
         free, step, word_done, run_done = (Signal() for _ in range(4))
         m.d.comb += [
             free.eq(~beats.valid | beats.ready),
-            self.want.eq(Mux(word_last, end, 3) - lane),
+            self.want.eq(want),
             self.ready.eq(active & free),
             step.eq(self.ready & given.valid),
             word_done.eq(step & given.complete),
@@ -78,16 +79,17 @@ class RunPacker(wiring.Component):
                         beats.payload.data.word_select(byte, 8).eq(turned[byte % 4]),
                         beats.payload.strobe[byte].eq(1),
                     ]
-            m.d.sync += lane.eq(lane + given.more + 1)
+            m.d.sync += [lane.eq(lane + given.more + 1), want.eq(want - given.more - 1)]
         with m.If(word_done):
             m.d.sync += [lane.eq(0), words_left.eq(words_left - 1), word_last.eq(words_left == 1)]
-            m.d.sync += [index.eq(index + 1)]
+            m.d.sync += [index.eq(index + 1), want.eq(Mux(words_left == 1, end, 3))]
         with m.If(self.segment.ready):
             m.d.sync += [
                 active.eq(self.segment.valid),
                 words_left.eq(words),
                 word_last.eq(words == 0),
                 lane.eq(segment.align),
+                want.eq(Mux(words == 0, segment.span, 3) - segment.align),
                 index.eq(segment.align >> 2),
                 end.eq(segment.span),
                 final.eq(segment.final),

@@ -19,7 +19,8 @@ class ActivationUnpacker {
     // `write_ready`: the activation RAM takes the word offered. Before `ready` and `done`.
     void evaluate(bool write_ready) {
         chunk_ready_ = !write_valid_ || write_ready;
-        free_ = !chunk_valid_ || chunk_ready_;
+        moves_ = !chunk_.valid || chunk_ready_;
+        free_ = !addressed_.valid || moves_;
         ready_ = running_ && !beyond_ && free_;
         done_ = chunk_ready_ && last_word_;
     }
@@ -35,11 +36,12 @@ class ActivationUnpacker {
     void tick(const Given& given) {
         const bool step = running_ && free_ && (beyond_ || given.valid);
         if (chunk_ready_) {
-            write_valid_ = chunk_valid_ && chunk_word_;
-            last_word_ = chunk_valid_ && chunk_done_;
-            write_address_ = chunk_address_;
+            write_valid_ = chunk_.valid && chunk_.word;
+            last_word_ = chunk_.valid && chunk_.done;
+            write_address_ = chunk_.address;
         }
-        if (free_) chunk_valid_ = step;
+        if (moves_) chunk_ = addressed_;
+        if (free_) addressed_.valid = step;
         if (step) walk(given);
     }
 
@@ -56,6 +58,11 @@ class ActivationUnpacker {
     }
 
   private:
+    struct Chunk {
+        bool valid = false, word = false, done = false;
+        int address = 0;
+    };
+
     bool few() const { return left_ < 4; }
     bool unit_done(const Given& given) const { return few() && (beyond_ || given.complete); }
     bool last(const Given& given) const {
@@ -74,9 +81,9 @@ class ActivationUnpacker {
         const bool pixel_done = unit_done && words_ == 0, last = pixel_done && pixels_ == 1;
         const bool row_done = last && (beyond_ || geometry_.extra == 0);
         const bool many = this->many(), crossed = cross_;
-        chunk_word_ = unit_done && due;
-        chunk_address_ = address_;
-        chunk_done_ = row_done && rows_ == 1;
+        addressed_.word = unit_done && due;
+        addressed_.address = address_;
+        addressed_.done = row_done && rows_ == 1;
         const int more = beyond_ ? want() : given.more;
         cross_ = geometry_.pairs && whole_ && !few() && many && !beyond_;
         left_ = (left_ - more - 1) & 15;
@@ -120,11 +127,10 @@ class ActivationUnpacker {
     int words_ = 0, pixels_ = 0, rows_ = 0;
     int gap_ = 0;  // pixels before the next with a word
     int address_ = 0, row_address_ = 0;
-    bool chunk_valid_ = false, chunk_word_ = false, chunk_done_ = false;
-    int chunk_address_ = 0;
+    Chunk addressed_, chunk_;  // in the RAMs' address registers, in their output registers
     bool write_valid_ = false, last_word_ = false;
     int write_address_ = 0;
-    bool chunk_ready_ = true, free_ = true, ready_ = false, done_ = false;
+    bool chunk_ready_ = true, moves_ = true, free_ = true, ready_ = false, done_ = false;
 };
 
 }  // namespace bitloop
