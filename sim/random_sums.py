@@ -241,6 +241,7 @@ class _Program:
             offsets=offsets,
             instructions=np.frombuffer(setup + inference, np.uint8),
             host=(),
+            copies=(),
             **arrays,
         )
 

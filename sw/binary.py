@@ -72,6 +72,18 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
+class CopyInfo:
+    """What reports say about bytes that only move, through external memory: no COMPUTE is theirs,
+    so their cycles are part of a layer's."""
+
+    name: str
+    op: str
+    """`reshape`, or `table` where each byte is replaced as well."""
+    before: int
+    """Index of the layer they come before; 0: head has their cycles, the number of layers: tail."""
+
+
+@dataclass(frozen=True)
 class Span:
     """A program: where its first line lies in the program window and how many lines it has."""
 
@@ -123,6 +135,7 @@ class Binary:
     parameters: NDArray[np.uint8]
     host: tuple[HostOperator, ...] = ()
     """What the host computes from the outputs' real values."""
+    copies: tuple[CopyInfo, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -210,6 +223,8 @@ def _metadata(binary: Binary) -> dict[str, str]:
         "offsets": binary.offsets,
         "host": [dataclasses.asdict(operator) for operator in binary.host],
     }
+    if binary.copies:
+        network["copies"] = [dataclasses.asdict(copy) for copy in binary.copies]
     return {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
@@ -324,6 +339,7 @@ def _from_metadata(metadata: dict[str, str], sections: dict[str, NDArray[np.uint
         scratch_bytes=network["scratch_bytes"],
         offsets=network["offsets"],
         host=tuple(HostOperator(**operator) for operator in network["host"]),
+        copies=tuple(CopyInfo(**copy) for copy in network.get("copies", ())),
         **sections,
     )
 

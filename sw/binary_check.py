@@ -39,6 +39,7 @@ def check(binary: Binary) -> None:
         len({operator.input for operator in binary.host}) == len(binary.host),
         "host operators", "one an output", binary.host,
     )  # fmt: skip
+    _check_names(binary)
     marks = 0
     for kind in ("setup", "inference"):
         span: Span = getattr(binary, kind)
@@ -56,6 +57,29 @@ def check(binary: Binary) -> None:
             )
             marks += fields.get("mark", 0)
     need(marks == len(binary.layers), "marks", f"one a layer ({len(binary.layers)})", marks)
+
+
+def _check_names(binary: Binary) -> None:
+    """What is only read by people, in tables."""
+    count = len(binary.layers)
+    for layer in binary.layers:
+        texts = (layer.name, layer.op)
+        need(all(isinstance(text, str) for text in texts), "layer", "named by texts", texts)
+        need(layer.weight_bits in (8, 4, 2), f"{layer.name} bits", "8, 4 or 2", layer.weight_bits)
+        need(_count(layer.macs), f"{layer.name} MACs", "a number", layer.macs)
+    for copy in binary.copies:
+        texts = (copy.name, copy.op)
+        need(all(isinstance(text, str) for text in texts), "copy", "named by texts", texts)
+        inside = _count(copy.before) and copy.before <= count
+        need(inside, f"{copy.name} before", f"0 to {count}", copy.before)
+    for place in binary.placements:
+        need(isinstance(place.tensor, str), "placement", "of a tensor's name", place.tensor)
+        numbers = (place.base, place.row_step, place.words, place.last_layer, place.first_layer + 1)
+        need(all(map(_count, numbers)), f"placement of {place.tensor}", "whole numbers", place)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _check_instruction(binary: Binary, name: str, opcode: Opcode, f: dict[str, int]) -> None:

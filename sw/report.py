@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from .binary import Binary
+from .binary import Binary, CopyInfo
 from .board_time import BoardTime
 from .devices.interface import Profile
 
@@ -41,6 +41,8 @@ class LatencyReport:
     """Cycles after the last layer's last output."""
     board: BoardTime | None = None
     """None for a device that is no board."""
+    copies: tuple[CopyInfo, ...] = ()
+    """What only moves between layers, whose cycles are among those of the next one."""
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form; its keys are a public contract. `board` is there for boards only."""
@@ -52,6 +54,7 @@ class LatencyReport:
             "head": self.head,
             "layers": [vars(layer) for layer in self.layers],
             "tail": self.tail,
+            "copies": [vars(copy) for copy in self.copies],
         }
         if self.board is not None:
             cycles = [layer.cycles for layer in self.layers]
@@ -70,7 +73,10 @@ class LatencyReport:
             table.add_column("ms", justify="right")
         head, tail = self._ms(self.head), self._ms(self.tail)
         table.add_row("head", "", "", "", *self._share(self.head), "", *head, style="dim")
-        for layer in self.layers:
+        self._add_copies(table, 0, "in head")
+        for index, layer in enumerate(self.layers):
+            if index:
+                self._add_copies(table, index, f"in {layer.name}")
             table.add_row(
                 layer.name,
                 layer.op,
@@ -80,12 +86,18 @@ class LatencyReport:
                 f"{layer.utilization:.1%}",
                 *self._ms(layer.cycles),
             )
+        self._add_copies(table, len(self.layers), "in tail")
         table.add_row("tail", "", "", "", *self._share(self.tail), "", *tail, style="dim")
         table.caption = ", ".join(f"{name} {count:,}" for name, count in self.causes.items())
         if self.board is not None:
             table.caption = "\n".join([table.caption, *self.board.lines()])
             table.caption_justify = "left"
         return table
+
+    def _add_copies(self, table: Table, before: int, where: str) -> None:
+        for copy in self.copies:
+            if copy.before == before:
+                table.add_row(copy.name, copy.op, "", "", where, style="dim")
 
     def _ms(self, cycles: int) -> tuple[str, ...]:
         """The cell of a column that is there where a clock is known."""
@@ -123,6 +135,7 @@ def latency_report(
         layers=tuple(layers),
         tail=profile.tail,
         board=board,
+        copies=binary.copies,
     )
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
-from bitloop.binary import ALIGNMENT, Binary, LayerInfo, Port, Span
+from bitloop.binary import ALIGNMENT, Binary, CopyInfo, LayerInfo, Port, Span
 from bitloop.binary import Placement as PlacementInfo
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import LINE_BYTES
@@ -64,6 +64,7 @@ def compile_graph(graph: Graph, config: CoreConfig) -> Binary:
         scratch_bytes=placement.homes.scratch_bytes,
         offsets=bases,
         host=graph.host,
+        copies=_copies(network, placement),
         instructions=np.frombuffer(code, np.uint8),
         **arrays,
     )
@@ -88,6 +89,20 @@ def _infos(network: Network) -> tuple[LayerInfo, ...]:
         parts = list(group)
         infos.append(LayerInfo(title, parts[0].op, parts[0].bits, sum(y.macs for y in parts)))
     return tuple(infos)
+
+
+def _copies(network: Network, placement: Placement) -> tuple[CopyInfo, ...]:
+    """The copies that move anything, each before the layer that `_infos` has there."""
+    copies, titles = [], [""]
+    for index, layer in enumerate(network.layers):
+        if layer.kind is not Kind.COPY:
+            if layer.title != titles[-1]:
+                titles.append(layer.title)
+            continue
+        copy = placement.homes.copies[index]
+        if copy.store or copy.relays or copy.load:
+            copies.append(CopyInfo(layer.title, layer.op, len(titles) - 1))
+    return tuple(copies)
 
 
 def _placements(network: Network, placement: Placement) -> tuple[PlacementInfo, ...]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitloop.binary import ALIGNMENT, Binary, Span
+from bitloop.binary import ALIGNMENT, Binary, CopyInfo, Span
 from bitloop.compile import compile_graph
 from bitloop.errors import BinaryError
 from bitloop.hw.config import preset
@@ -127,11 +127,42 @@ def test_program_out_of_range_is_refused(binary, opcode, fields, message):
         {"inference": Span(32, 1)},
         {"input_bytes": 0},
         {"layers": ()},
+        {"copies": (CopyInfo("reshape", "reshape", 99),)},
+        {"copies": (CopyInfo("reshape", "reshape", None),)},
+        {"copies": (CopyInfo(5, "reshape", 0),)},
     ],
 )
 def test_inconsistent_metadata_is_refused(binary, change):
     with pytest.raises(BinaryError):
         Binary.from_bytes(dataclasses.replace(binary, **change).to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("layers", {"name": 5}),
+        ("layers", {"op": ["conv"]}),
+        ("layers", {"weight_bits": 3}),
+        ("layers", {"weight_bits": "8"}),
+        ("layers", {"macs": -1}),
+        ("layers", {"macs": {}}),
+        ("placements", {"tensor": None}),
+        ("placements", {"words": "4"}),
+        ("placements", {"last_layer": 1.5}),
+    ],
+)
+def test_what_tables_cannot_show_is_refused(binary, field, changes):
+    first, *others = getattr(binary, field)
+    changed = (dataclasses.replace(first, **changes), *others)
+    with pytest.raises(BinaryError):
+        Binary.from_bytes(dataclasses.replace(binary, **{field: changed}).to_bytes())
+
+
+def test_copies_are_kept_and_a_binary_without_any_says_nothing_of_them(binary):
+    assert not binary.copies and b"copies" not in binary.to_bytes()
+    copies = (CopyInfo("a", "table", 0), CopyInfo("b", "reshape", len(binary.layers)))
+    raw = dataclasses.replace(binary, copies=copies).to_bytes()
+    assert Binary.from_bytes(raw).copies == copies
 
 
 def test_program_without_halt_is_refused(binary):

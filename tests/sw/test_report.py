@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where two latency reports differ."""
 
+import io
 from dataclasses import replace
 
+from rich.console import Console
+
+from bitloop.binary import CopyInfo
 from bitloop.report import LatencyReport, LayerLatency, first_difference
 
 
@@ -18,6 +22,18 @@ def report(device, head=10, layers=(20, 30), tail=5, compute=40):
         ),
         tail=tail,
     )
+
+
+def test_copies_have_rows_before_the_layer_with_their_cycles():
+    copies = [CopyInfo(name, "reshape", before) for before, name in enumerate("abc")]
+    found = replace(report("model"), copies=tuple(copies))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(found.as_table())
+    rows = [line.split("│")[1:-1] for line in console.export_text().splitlines() if "│" in line]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert [row[0] for row in cells] == ["head", "a", "conv0", "b", "conv1", "c", "tail"]
+    assert [row[4] for row in cells if row[1] == "reshape"] == ["in head", "in conv1", "in tail"]
+    assert found.as_dict()["copies"][1] == {"name": "b", "op": "reshape", "before": 1}
 
 
 def test_equal_reports_have_no_difference():

@@ -209,6 +209,8 @@ def test_other_reshapes_and_tables_pass_through_memory():
     graph, network = lowered(b, b.depthwise(reshape(b, source, (5, 12, 1)), 8))
     assert [layer.kind for layer in network.layers if layer.op == "reshape"] == [Kind.COPY]
     check(graph)
+    (copy,) = compile_graph(graph, CONFIG).copies
+    assert (copy.op, copy.before) == ("reshape", 1) and copy.name.startswith("reshape")
 
 
 # ---- pieces ------------------------------------------------------------------------------------
