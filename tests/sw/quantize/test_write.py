@@ -122,7 +122,7 @@ def changed(name: str, key: str, value: Any) -> Callable[[QuantizationParameters
         (changed("weight_scales", "0", np.ones(5, np.float32)), "6 weight scales are needed"),
         (changed("weight_scales", "0", np.zeros(6, np.float32)), "positive, finite"),
         (changed("activations", "x", ActivationParameters(1.0, 0)), "no activation 'x'"),
-        (changed("weight_codes", "7", np.full((5, 36), 2)), r"codes 2..2 exceed the -2..1"),
+        (changed("weight_codes", "7", np.full((5, 36), 2)), r"codes 2..2 exceed the -1..1"),
         (changed("weight_codes", "7", np.ones((5, 35), int)), r"must have the shape \(5, 36\)"),
         (changed("weight_codes", "7", np.ones((5, 36))), "must be integers, not float64"),
         (changed("biases", "3", np.zeros(2)), r"a bias must have the shape \(4,\), not \(2,\)"),
