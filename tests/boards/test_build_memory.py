@@ -96,6 +96,15 @@ async def read(ctx, bus, rng, address, beats, share):
     return words, responses
 
 
+def run(dut, master):
+    """`master(number)` at each port, until all are done."""
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    for number in range(MASTERS):
+        simulator.add_testbench(master(number))
+    simulator.run()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_two_masters(share):
     """Each master owns half of the memory; both write and read their halves and read outside."""
@@ -136,11 +145,7 @@ def test_two_masters(share):
 
         return process
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    for number in range(MASTERS):
-        simulator.add_testbench(master(number))
-    simulator.run()
+    run(dut, master)
     assert sorted(finished) == [0, 1]
 
 
@@ -160,9 +165,5 @@ def test_neither_master_waits_for_ever():
 
         return process
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    for number in range(MASTERS):
-        simulator.add_testbench(master(number))
-    simulator.run()
+    run(dut, master)
     assert min(counts) > 50 and abs(counts[0] - counts[1]) <= 2
