@@ -97,3 +97,18 @@ def test_powers_of_two(case: tuple[int, str, int], method: str) -> None:
 def test_unknown_method() -> None:
     with pytest.raises(DataError, match="weight method 'median' must be one of default, max"):
         channel_scales(torch.ones(2, 2), 4, "median")
+
+
+def test_symmetric_two_bits_lose_less_behind_relu() -> None:
+    """A fourth level lowers the squared error of the weights and raises that of the outputs."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(64, 144, dtype=torch.float64, generator=generator)
+    x = torch.randn(500, 144, dtype=torch.float64, generator=generator).relu()
+    found = {}
+    for low in (-1, -2):
+        scales = METHODS["mse"](rows, rows.abs().amax(1), low, 1)
+        error = rows - (rows / scales[:, None]).round().clamp(low, 1) * scales[:, None]
+        found[low] = float(error.square().mean()), float((x @ error.T).square().mean())
+    assert found[-2][0] < 0.8 * found[-1][0]
+    assert found[-1][1] < 0.8 * found[-2][1]
+    assert code_limits(2) == (-1, 1)
