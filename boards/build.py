@@ -17,6 +17,7 @@ from typing import Any
 from bitloop.errors import DeviceError
 from bitloop.hw import config as hardware
 from bitloop.hw.config import CoreConfig
+from bitloop.sim.cache import content_key
 
 from .constraints import constraints_of
 from .flow import Design, Routed, Synthesized, pack, route, synthesize, tool_versions
@@ -24,7 +25,7 @@ from .pll import PllSettings, phase_margins
 from .sdram_chip import SdramChip
 from .targets import find_target
 from .targets.target import Target
-from .tools import Say, content_key, results_folder, write_whole
+from .tools import Say, results_folder, write_whole
 from .top import APART, CELLS, TOP, emit_board
 
 

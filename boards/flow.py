@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bitloop.errors import DeviceError
-from bitloop.sim.cache import locked
+from bitloop.sim.cache import content_key, locked
 
 from . import netlist as netlist_rules
 from .targets.target import Part
 from .tools import (
     Say,
-    content_key,
     results_folder,
     run_tool,
     version_of,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -119,14 +118,6 @@ def version_of(package: str) -> str:
         raise DeviceError(
             f"{package} is not installed; place and route needs `pip install bitloop[boards]`"
         ) from None
-
-
-def content_key(*parts: str) -> str:
-    """24 hex digits that change with any part."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)}:".encode() + part.encode())
-    return digest.hexdigest()[:24]
 
 
 def results_folder() -> Path:

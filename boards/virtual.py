@@ -8,13 +8,10 @@ Its PLL is the one thing modelled: its clock is the simulation's.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
-import os
 import select
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +19,7 @@ import bitloop.hw
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 from bitloop.sim.build import Progress, Recipe, build
-from bitloop.sim.cache import cache_folder
+from bitloop.sim.cache import content_key, text_once
 
 from .link.uart import divisor
 from .pll import PllSettings
@@ -45,18 +42,11 @@ def _verilog(target: Target, config: CoreConfig, clocks: PllSettings) -> str:
     parts += [target.name, repr(clocks), json.dumps(dataclasses.asdict(config), sort_keys=True)]
     hardware = Path(str(bitloop.hw.__file__)).parent
     sources = sorted([*hardware.glob("*.py"), *_HERE.rglob("*.py")])
-    digest = hashlib.sha256()
-    for part in (*parts, *(path.read_text() for path in sources)):
-        digest.update(f"{len(part)}:".encode() + part.encode())
-    folder = cache_folder() / "verilog"
-    folder.mkdir(exist_ok=True)
-    cached = folder / f"{target.name}-{digest.hexdigest()[:24]}.v"
-    if not cached.is_file():
-        text = emit_virtual(target, config, clocks)
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as handle:
-            handle.write(text)
-        os.replace(handle.name, cached)
-    return cached.read_text()
+
+    def name() -> str:
+        return f"{target.name}-{content_key(*parts, *(path.read_text() for path in sources))}.v"
+
+    return text_once(name, lambda: emit_virtual(target, config, clocks))
 
 
 def prepare(

@@ -4,7 +4,6 @@ it: Verilog, C++ sources, flags and tool versions."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from bitloop.errors import DeviceError
 
-from .cache import built_once
+from .cache import built_once, content_key
 from .toolchain import MAKE_JOBS, Toolchain, find_toolchain
 
 Progress = Callable[[str, float], None]
@@ -58,14 +57,11 @@ class Recipe:
 
     def key(self, toolchain: Toolchain) -> str:
         """24 hex digits that change with anything that could change the product."""
-        digest = hashlib.sha256()
         parts = [toolchain.version, *toolchain.make_variables, self.top, self.verilog, self.product]
         parts += [self.control, *self.arguments, self.compiler_flags, self.linker_flags]
         parts += [self.optimization, *SPEED_ARGUMENTS]
         parts += [path.read_text() for path in (*self.sources, *self.headers)]
-        for part in parts:
-            digest.update(f"{len(part)}:".encode() + part.encode())
-        return digest.hexdigest()[:24]
+        return content_key(*parts)
 
 
 def build(recipe: Recipe, progress: Progress | None = None) -> Path:

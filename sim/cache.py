@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of what takes long to make, and in it `builds`: compiled simulations, named by hashes
-of what goes into them.
+"""The folder of what takes long to make: in `verilog` text, in `builds` compiled simulations, all
+named by hashes of what goes into them.
 
 A build is made in a temporary folder and renamed into place, so a folder with its final name is
 always complete. A lock file of each keeps two processes from making the same one twice, tells a
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -49,6 +50,35 @@ def cache_folder() -> Path:
             f"cannot make the build cache {folder}: {error.strerror}; set BITLOOP_CACHE"
         ) from None
     return folder
+
+
+def content_hash(*parts: str) -> str:
+    """SHA-256 that changes with any part, 64 hex digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}:".encode() + part.encode())
+    return digest.hexdigest()
+
+
+def content_key(*parts: str) -> str:
+    """24 digits of `content_hash`, for names of files."""
+    return content_hash(*parts)[:24]
+
+
+def text_once(name: Callable[[], str], make: Callable[[], str]) -> str:
+    """Text of the file `name()` in `verilog`, made if the cache lacks it. The name holds a hash of
+    the sources: where they change while it is made, the text is not kept."""
+    folder = cache_folder() / "verilog"
+    folder.mkdir(exist_ok=True)
+    path = folder / name()
+    if path.is_file():
+        return path.read_text()
+    text = make()
+    if folder / name() == path:
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as handle:
+            handle.write(text)
+        os.replace(handle.name, path)
+    return text
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from bitloop.hw.config import CoreConfig
 from bitloop.hw.registers import ADDRESS
 
 from .build import Progress, Recipe, build
-from .cache import cache_folder
+from .cache import text_once
 from .cycle_model.timeline import CAUSES, INSTRUCTIONS, recorded
 
 TOP = "bitloop_core"
@@ -65,25 +64,17 @@ def core_verilog(config: CoreConfig, progress: Progress | None = None) -> str:
 
 
 def _cached_verilog(config: CoreConfig, progress: Progress | None) -> str:
-    digest = _digest(config)
-    folder = cache_folder() / "verilog"
-    folder.mkdir(exist_ok=True)
-    cached = folder / f"{config.name}-{digest}.v"
-    if cached.is_file():
-        return cached.read_text()
+    def make() -> str:
+        from bitloop.hw.verilog import emit
 
-    from bitloop.hw.verilog import emit
+        if progress is not None:
+            progress(f"writing Verilog of {config.name}", 0.0)
+        text = emit(config, target="generic")
+        if progress is not None:
+            progress(f"writing Verilog of {config.name}", 1.0)
+        return text
 
-    if progress is not None:
-        progress(f"writing Verilog of {config.name}", 0.0)
-    text = emit(config, target="generic")
-    if _digest(config) == digest:  # else someone edited the sources meanwhile
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as handle:
-            handle.write(text)
-        os.replace(handle.name, cached)
-    if progress is not None:
-        progress(f"writing Verilog of {config.name}", 1.0)
-    return text
+    return text_once(lambda: f"{config.name}-{_digest(config)}.v", make)
 
 
 def _digest(config: CoreConfig) -> str:

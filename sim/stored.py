@@ -19,6 +19,7 @@ from bitloop.devices.interface import Device, MemoryModel, Profile, time_inferen
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 
+from .cache import content_hash
 from .cycle_model.definitions import header, parameters
 from .cycle_model.device import ModelDevice
 from .device import VerilatorDevice
@@ -41,12 +42,12 @@ def conditions(device: Device) -> Conditions | None:
     if isinstance(device, ModelDevice):
         values = parameters(config)
         sources = [*sorted((_HERE / "cycle_model").glob("*.h")), _HERE / "cycle_model/model.cpp"]
-        hardware = _digest(json.dumps(values), header(tuple(values)), *_texts(*sources))
-        harness = _digest(*_texts(_HERE / "memory.h"))
+        hardware = content_hash(json.dumps(values), header(tuple(values)), *_texts(*sources))
+        harness = content_hash(*_texts(_HERE / "memory.h"))
         outstanding = device.outstanding
     elif isinstance(device, VerilatorDevice):
         hardware = hashlib.sha256(core_verilog(config).encode()).hexdigest()
-        harness = _digest(*_texts(_HERE / "harness.cpp", _HERE / "memory.h"))
+        harness = content_hash(*_texts(_HERE / "harness.cpp", _HERE / "memory.h"))
     else:
         build: Any = getattr(device, "build", None)
         if not isinstance(build, str):
@@ -175,10 +176,3 @@ def _program(binary: Binary) -> str:
 
 def _texts(*paths: Path) -> list[str]:
     return [path.read_text() for path in paths]
-
-
-def _digest(*parts: str) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)}:".encode() + part.encode())
-    return digest.hexdigest()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +12,7 @@ from pathlib import Path
 from bitloop.errors import DeviceError
 from bitloop.hw.registers import Cause
 
-from ..cache import built_once
+from ..cache import built_once, content_key
 from ..toolchain import find_compiler
 from .definitions import header
 from .timeline import CAUSES, INSTRUCTIONS
@@ -44,9 +43,7 @@ def _cached_library(parameter_names: tuple[str, ...], progress: Progress | None)
     compiler, version = find_compiler()
     definitions = header(parameter_names)
     sources = [*sorted(_HERE.glob("*.h")), _HERE / "model.cpp", _HERE.parent / "memory.h"]
-    digest = hashlib.sha256()
-    for part in (version, *FLAGS, definitions, *(path.read_text() for path in sources)):
-        digest.update(f"{len(part)}:".encode() + part.encode())
+    key = content_key(version, *FLAGS, definitions, *(path.read_text() for path in sources))
 
     def make(folder: Path) -> None:
         if progress is not None:
@@ -54,7 +51,7 @@ def _cached_library(parameter_names: tuple[str, ...], progress: Progress | None)
         (folder / "definitions.h").write_text(definitions)
         _compile(compiler, folder)
 
-    return built_once(f"cycle-model-{digest.hexdigest()[:24]}", PRODUCT, make)
+    return built_once(f"cycle-model-{key}", PRODUCT, make)
 
 
 def _compile(compiler: str, folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bitloop.sim.cache import built_once, locked, prune, remove_abandoned
+from bitloop.sim.cache import built_once, content_key, locked, prune, remove_abandoned, text_once
 
 HOUR = 3600.0
 
@@ -115,3 +115,23 @@ def test_builds_asked_for_lately_or_held_by_someone_stay(builds: Path) -> None:
         assert names(builds) == {"held", "lately"}
     prune(builds, most_bytes=0)
     assert names(builds) == {"lately"}
+
+
+def test_text_is_made_once_and_not_kept_if_its_sources_change_meanwhile(builds: Path) -> None:
+    sources = ["old"]
+
+    def name() -> str:
+        return content_key(*sources)
+
+    def edited() -> str:
+        sources[0] = "new"
+        return "of the old"
+
+    assert text_once(name, edited) == "of the old"
+    assert not list((builds.parent / "verilog").iterdir())
+    assert text_once(name, lambda: "of the new") == "of the new"
+    assert text_once(name, edited) == "of the new"
+
+
+def test_keys_tell_parts_from_their_joint() -> None:
+    assert len({content_key("ab", "c"), content_key("a", "bc"), content_key("abc")}) == 3
