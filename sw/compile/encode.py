@@ -87,7 +87,8 @@ def _infos(network: Network) -> tuple[LayerInfo, ...]:
     computed = (layer for layer in network.layers if layer.kind is not Kind.COPY)
     for title, group in groupby(computed, lambda layer: layer.title):
         parts = list(group)
-        infos.append(LayerInfo(title, parts[0].op, parts[0].bits, sum(y.macs for y in parts)))
+        most = max(parts, key=lambda layer: layer.macs)
+        infos.append(LayerInfo(title, most.op, most.bits, sum(y.macs for y in parts)))
     return tuple(infos)
 
 

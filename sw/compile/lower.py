@@ -29,6 +29,7 @@ from .gather import copy_pieces, identity, spread, table_layer
 from .join import plan_joins, reads_apart
 from .layer import Kind, Layer, Network, Residual
 from .pieces import Part, Piece, Shape, average_pieces, conv_pieces
+from .regroup import regroup
 from .rewrite import readers_of, rewrite
 from .views import View
 
@@ -44,7 +45,7 @@ def lower(graph: Graph, config: CoreConfig) -> Network:
             f"{config.multiplier_bits}; import the model with multiplier_bits="
             f"{config.multiplier_bits} or use a core with multiplier_bits={graph.multiplier_bits}"
         )
-    return _Lowering(rewrite(graph, config), config).network()
+    return regroup(_Lowering(rewrite(graph, config), config).network(), config)
 
 
 def _fusions(graph: Graph) -> dict[str, Node]:
