@@ -116,7 +116,8 @@ def version_of(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         raise DeviceError(
-            f"{package} is not installed; place and route needs `pip install bitloop[boards]`"
+            f"{package} is not installed; place and route needs the extra `boards`: in Bitloop's "
+            "folder, `pip install -e '.[boards]'`"
         ) from None
 
 

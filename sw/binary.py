@@ -29,6 +29,7 @@ from .graph.ir import HostOperator, TensorSpec
 FORMAT = "bitloop-binary"
 FORMAT_VERSION = 2
 SECTIONS = ("instructions", "steps", "weights", "parameters")
+ZIP = b"PK\x03\x04"
 ALIGNMENT = 64
 """Byte alignment of programs and of everything a LOAD instruction reads from the program window."""
 
@@ -274,6 +275,8 @@ def need(ok: bool, field: str, rule: str, value: object) -> None:
 def _parse(raw: bytes) -> Binary:
     if len(raw) < 8:
         raise BinaryError(f"truncated: {len(raw)} bytes, a header alone is longer")
+    if raw.startswith(ZIP):
+        raise BinaryError("not an accelerator binary but a zip archive, as .pt2 models are")
     size = int.from_bytes(raw[:8], "little")
     if size > len(raw) - 8:
         raise BinaryError(f"truncated or not a binary: header of {size} bytes in {len(raw)}")

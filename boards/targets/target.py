@@ -137,7 +137,8 @@ def boards_library(name: str) -> Any:
         return importlib.import_module(f"amaranth_boards.{name}")
     except ImportError:
         raise DeviceError(
-            "amaranth-boards is not installed; boards need `pip install bitloop[boards]`"
+            "amaranth-boards is not installed; boards need the extra `boards`: in Bitloop's "
+            "folder, `pip install -e '.[boards]'`"
         ) from None
 
 

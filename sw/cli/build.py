@@ -10,10 +10,20 @@ import typer
 from rich.table import Table
 
 from ..errors import DeviceError
-from .common import INTERRUPTED, JsonOption, SetOption, configure, print_json, print_table, progress
+from .common import (
+    DEFAULT_PRESET,
+    INTERRUPTED,
+    JsonOption,
+    SetOption,
+    configure,
+    print_json,
+    print_table,
+    progress,
+)
 
 if TYPE_CHECKING:
     from bitloop.boards.build import Built
+    from bitloop.hw.config import CoreConfig
 
 NAME = "build"
 
@@ -49,8 +59,10 @@ def command(
     listing: Annotated[bool, typer.Option("--list", help="List the boards.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Synthesize, place and route a board with core, link and memory; write its bitstream, Verilog,
-    constraints, logs and report.json. `--board generic-axi` packages the core alone.
+    """Build a board's bitstream, with core, link and memory, or package the core.
+
+    Synthesizes, places and routes with open tools, and writes bitstream, Verilog, constraints, logs
+    and report.json. `--board generic-axi` packages the core alone.
 
     Results are cached by content. Logs and constraints of failed builds stay in the cache.
 
@@ -64,18 +76,20 @@ def command(
     if output.exists() and not output.is_dir():
         raise DeviceError(f"--output {output}: is a file; name a folder")
     if board == GENERIC:
-        from bitloop.boards.generic_axi import write_package
-
-        with progress(f"packaging {preset or 'n8'}"):
-            paths = write_package(configure(preset or "n8", settings), output)
-        for path in paths:
-            typer.echo(f"wrote {path}")
+        if flash or seeds > 1 or megahertz is not None:
+            raise DeviceError(
+                f"--flash, --seeds and --megahertz are for bitstreams: {GENERIC} is Verilog and "
+                "files around it"
+            )
+        _package(configure(preset or DEFAULT_PRESET, settings), output, as_json)
         return
     from bitloop.boards.build import build_board, write_build
     from bitloop.boards.build import flash as load
-    from bitloop.boards.targets import find_target
+    from bitloop.boards.targets import TARGETS
 
-    target = find_target(board)
+    if board not in TARGETS:
+        raise DeviceError(f"unknown board {board!r}; known: {', '.join([*TARGETS, GENERIC])}")
+    target = TARGETS[board]
     config = configure(preset or target.preset, settings)
     try:
         with progress(f"building {target.title} with {config.name}") as say:
@@ -103,6 +117,18 @@ def command(
     if flash:
         load(target, written["bitstream"])
         typer.echo(f"loaded {written['bitstream']}")
+
+
+def _package(config: CoreConfig, output: Path, as_json: bool) -> None:
+    from bitloop.boards.generic_axi import write_package
+
+    with progress(f"packaging {config.name}"):
+        paths = write_package(config, output)
+    if as_json:
+        print_json({"preset": config.name, "written": [str(path) for path in paths]})
+        return
+    for path in paths:
+        typer.echo(f"wrote {path}")
 
 
 def _list_boards(as_json: bool) -> None:

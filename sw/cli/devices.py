@@ -18,10 +18,10 @@ def command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the devices that run, latency and search take as `--device`: those in software, virtual
-    boards, and the serial ports of this machine.
+    """List what run, latency and search take as `--device`.
 
-    A port is sent nothing unless `--probe` is given: then a board behind it says what it is.
+    These are devices in software, virtual boards, and the serial ports of this machine. A port is
+    sent nothing unless `--probe` is given: then a board behind it says what it is.
 
     Example: bitloop devices --probe
     """

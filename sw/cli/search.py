@@ -59,7 +59,7 @@ def command(
         typer.Option(metavar="T", help="Milliseconds of one inference, at most; needs the clock."),
     ] = None,
     clock_mhz: Annotated[
-        float | None, typer.Option(metavar="F", help="The core's clock, for milliseconds.")
+        float | None, typer.Option(metavar="F", min=1, help="The core's clock, for milliseconds.")
     ] = None,
     budget_weight_bytes: Annotated[
         int | None,
@@ -144,6 +144,11 @@ def command(
         from ..search.work import Processes
         from ..session import is_board, open_device, open_store, stored
 
+        if device == "reference":
+            raise DeviceError(
+                "device 'reference' has no notion of time; measure on `verilator`, `model` or a "
+                "board"
+            )
         board = is_board(device)
         if board and (verify or memory is not None):
             raise DeviceError(

@@ -42,6 +42,8 @@ def test_the_bare_core_is_packaged(tmp_path):
         "bitloop_litex.py",
         "bitloop_pynq.py",
     }
+    result = run("--board", "generic-axi", "--preset", "n4", "-o", tmp_path / "package", "--json")
+    assert {path.rpartition("/")[2] for path in json.loads(result.stdout)["written"]} == names
     assert f"module {TOP}(" in (tmp_path / "package/hdl/bitloop_core.v").read_text()
 
 
@@ -51,6 +53,9 @@ def test_the_bare_core_is_packaged(tmp_path):
         ((), "build needs --board NAME and -o DIR"),
         (("--board", "ulx3s-12f"), "build needs --board NAME and -o DIR"),
         (("--board", "ulx4s", "-o", "{tmp}"), "unknown board 'ulx4s'; known: ulx3s-85f"),
+        (("--board", "ulx4s", "-o", "{tmp}"), "generic-axi"),
+        (("--board", "generic-axi", "--flash", "-o", "{tmp}"), "are for bitstreams"),
+        (("--board", "generic-axi", "--megahertz", "50", "-o", "{tmp}"), "are for bitstreams"),
         (("--board", "ulx3s-12f", "-o", "{file}"), "is a file; name a folder"),
         (("--board", "ulx3s-12f", "--preset", "n5", "-o", "{tmp}"), "unknown preset 'n5'"),
         (("--board", "ulx3s-12f", "--megahertz", "150", "-o", "{tmp}"), "up to 100 MHz"),

@@ -15,13 +15,18 @@ LARGEST = 1 << 20
 
 def load_policy(text: str) -> int | dict[str, int]:
     """Bits of all layers ("4") or, from the JSON file named, by layer: {"fc": 4}, alone or under
-    the key `weight_bits`. Raises `DataError` for anything else, `OSError` for no such file."""
+    the key `weight_bits`. Raises `DataError` for anything else, `OSError` for a file that
+    cannot be read."""
     if text.strip().isdecimal():
         bits = int(text)
         if bits not in WIDTHS:
             raise DataError(f"weights: must have 2 to 8 bits, not {bits}")
         return bits
     path = Path(text)
+    if not path.exists():
+        raise DataError(
+            f"{path}: No such file; weights are bits, 2 to 8, or a JSON file of them by layer name"
+        )
     with path.open("rb") as file:
         raw = file.read(LARGEST + 1)
     try:

@@ -136,6 +136,11 @@ def test_what_cannot_work_is_said_and_leaves_nothing(network, tmp_path):
         (["search", network.quantized, "--data", network.data, "--preset", "n4", "-o", out,
           "--budget-ratio", "0.5"], ["quantized already"]),
         (["latency", network.binary, "--device", "reference"], ["no notion of time"]),
+        (["latency", network.float], ["zip archive", ".pt2"]),
+        (["search", network.float, "--data", network.data, "--device", "reference", "-o", out,
+          "--budget-ratio", "0.5"], ["no notion of time"]),
+        (["quantize", network.float, "--data", network.data, "--weights", "four", "-o", out],
+         ["four: No such file", "2 to 8"]),
     ]  # fmt: skip
     for arguments, words in cases:
         assert_refused(invoke(*arguments), *words)
