@@ -11,6 +11,9 @@ import numpy as np
 
 from ..errors import CompileError
 
+MOST_TRIED = 8
+"""First pieces of which each may be the last before the ring's end."""
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -136,9 +139,10 @@ def _exposed(demands: Sequence[Demand], counts: Sequence[int], ring: int) -> flo
 class Ring:
     """Allocates a ring of words for pieces used one after the other."""
 
-    def __init__(self, base: int, size: int) -> None:
+    def __init__(self, base: int, size: int, position: int = 0) -> None:
+        """`position`: of the first piece."""
         self._base = base
-        self._position = 0
+        self._position = position
         self._readers = np.full(size, -1)
 
     def allocate(self, words: int, reader: int) -> tuple[int, int]:
@@ -151,3 +155,19 @@ class Ring:
         self._readers[cells] = reader
         self._position += words
         return self._base + cells.start, before
+
+
+def ring_start(pieces: Sequence[int], size: int) -> int:
+    """Position in a ring of the first of pieces of so many words, so that as few words as possible
+    must wait for the piece before: pieces of half a ring take turns only if they lie at its start
+    and in its middle, whatever small ones come before."""
+
+    def waiting(position: int) -> int:
+        total, ring = 0, Ring(0, size, position)
+        for number, words in enumerate(pieces):
+            _, before = ring.allocate(words, number)
+            total += words * (0 <= before == number - 1)
+        return total
+
+    ends = {size - sum(pieces[:count]) for count in range(1, min(len(pieces), MOST_TRIED) + 1)}
+    return min(sorted({0, *(end for end in ends if end > 0)}), key=waiting)

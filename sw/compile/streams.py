@@ -19,7 +19,7 @@ from .extents import total_input
 from .instruct import Compiled
 from .passes import SUM_WORDS, sum_parameters
 from .program import Words
-from .residency import Demand, Residency, Ring, divide
+from .residency import Demand, Residency, Ring, divide, ring_start
 from .sections import Sections
 from .tiles import COMPUTE_OVERHEAD
 
@@ -73,7 +73,10 @@ class Streams:
             "parameters": divide(self._parameter_demands(), self.sum_parameters, "parameter words"),
             "steps": divide(self._step_demands(), config.step_entries, "step entries"),
         }
-        self._rings = {name: Ring(r.ring_base, r.ring_size) for name, r in self.residency.items()}
+        self._rings = {
+            name: Ring(r.ring_base, r.ring_size, ring_start(self._pieces(name), r.ring_size))
+            for name, r in self.residency.items()
+        }
         self._held: dict[tuple[str, int, int], tuple[int, bool, int]] = {}
         """By memory, number of the data and first unit: first word, whether it has yet to be
         loaded, and the chunk after which it may be."""
@@ -150,6 +153,29 @@ class Streams:
             Demand(name, 1, len(entries), 1, self._cycles(entries.size), 0)
             for name, entries in self.lists
         ]
+
+    def _pieces(self, memory: str) -> list[int]:
+        """Words of what streams through a ring, piece after piece, but for further sweeps; of
+        layers of one pass."""
+        if memory == "steps":
+            return []
+        words = []
+        for index, item in enumerate(self.items):
+            if len(item.parts) != 1:
+                continue
+            number = self._first[memory][index]
+            size = self._size(memory, number) if self._data[memory][number].size else 0
+            limit = item.tiling.groups if item.tiling else item.groups
+            resident = self.residency[memory].resident[number]
+            pieces = [y for y in self.ranges(index, limit) if y.start >= resident]
+            if memory == "weights" and self._data[memory][number].shape[0] == 1:
+                pieces = [range(1)] if not resident else []
+            sizes = [size * len(piece) for piece in pieces if size]
+            held = item.tiling is not None and not item.tiling.pieces_first
+            if held and sum(sizes) <= self.residency[memory].ring_size:
+                sizes = [sum(sizes)]
+            words += sizes
+        return words
 
     def resident_loads(self) -> Iterator[Load]:
         """What the setup program loads."""

@@ -14,7 +14,7 @@ from bitloop.compile.lower import lower
 from bitloop.compile.pack import pack_parameters, pack_weights
 from bitloop.compile.place import place
 from bitloop.compile.prove import bound, constants
-from bitloop.compile.residency import Demand, Ring, divide
+from bitloop.compile.residency import Demand, Ring, divide, ring_start
 from bitloop.errors import CompileError
 from bitloop.graph.ir import Add, Requantization
 from bitloop.hw.config import PRESETS, preset
@@ -194,3 +194,23 @@ def test_ring_names_the_last_reader_of_what_it_overwrites(size, pieces):
         assert 0 <= cells.start and cells.stop <= size
         assert after == owners[cells].max()
         owners[cells] = reader
+
+
+def test_pieces_of_half_a_ring_take_turns_behind_a_small_one():
+    assert (64 + ring_start([64, 512, 512, 512], 1024)) % 512 == 0
+    assert ring_start([512, 512, 512], 1024) == 0
+    assert ring_start([], 1024) == 0
+
+
+@given(st.integers(20, 50), st.lists(st.integers(1, 20), max_size=40))
+def test_where_a_ring_starts_no_more_words_wait(size, pieces):
+    def waiting(position):
+        ring = Ring(0, size, position)
+        placed = [ring.allocate(words, reader) for reader, words in enumerate(pieces)]
+        assert all(start + words <= size for (start, _), words in zip(placed, pieces, strict=True))
+        kept = enumerate(zip(placed, pieces, strict=True))
+        return sum(words for n, ((_, after), words) in kept if 0 <= after == n - 1)
+
+    start = ring_start(pieces, size)
+    assert 0 <= start < size
+    assert waiting(start) <= waiting(0)
