@@ -256,7 +256,7 @@ class ComputeUnit(wiring.Component):
         wanted = _constants(instruction)
         held = [Signal(36, name=f"held{i}", reset_less=True) for i in range(len(wanted))]
         held_valid = Signal()
-        changed = Signal()
+        differs = Signal()  # from those of the instruction last offered
         word = Signal(range(len(wanted)), reset_less=True)
         sending = Signal()  # in CONSTANTS, and the array was empty in the cycle before
 
@@ -269,18 +269,18 @@ class ComputeUnit(wiring.Component):
         with m.Elif(~since.all()):
             m.d.sync += since.eq(since + 1)
 
-        m.d.comb += changed.eq(
-            ~held_valid | Cat(h != w for h, w in zip(held, wanted, strict=True)).any()
-        )
-
         m.d.comb += self.load.valid.eq(sending)
         with m.If(self.restart):
             m.d.sync += held_valid.eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.instruction.ready.eq(1)
-                m.d.sync += instruction.eq(offered)
-                m.d.sync += word.eq(0)
+                pairs = zip(held, _constants(offered), strict=True)
+                m.d.sync += [
+                    instruction.eq(offered),
+                    differs.eq(Cat(h != w for h, w in pairs).any()),
+                    word.eq(0),
+                ]
                 with m.If(self.instruction.valid):
                     m.next = "BEGIN"
                     with m.If(wrong):
@@ -290,7 +290,7 @@ class ComputeUnit(wiring.Component):
                 m.next = "SETTLE"
                 with m.If(settled):
                     m.next = "RUN"
-                with m.If(changed):
+                with m.If(differs | ~held_valid):
                     m.d.sync += sending.eq(self.empty)
                     m.next = "CONSTANTS"
             with m.State("CONSTANTS"):

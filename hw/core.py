@@ -162,10 +162,12 @@ class Core(wiring.Component):
 
         # ---- start, stop, counters --------------------------------------------------------------
         running = Signal()
+        idle = Signal()
         stop = Signal()
         begin = Signal()
         progress = Signal()
         m.d.comb += [
+            dispatch.idle.eq(idle),
             dispatch.start.eq(begin),
             compute.restart.eq(begin),
             counters.start.eq(begin),
@@ -215,16 +217,39 @@ class Core(wiring.Component):
         quiet = Signal()
         m.d.comb += quiet.eq(reader.idle & writer.idle)
         self._lifecycle(
-            m, registers, dispatch, failing, fault, quiet, progress, begin, running, stop, flush
+            m,
+            registers,
+            dispatch,
+            failing,
+            fault,
+            quiet,
+            progress,
+            begin,
+            running,
+            idle,
+            stop,
+            flush,
         )
         return m
 
     def _lifecycle(
-        self, m, registers, dispatch, failing, fault, quiet, progress, begin, running, stop, flush
+        self,
+        m,
+        registers,
+        dispatch,
+        failing,
+        fault,
+        quiet,
+        progress,
+        begin,
+        running,
+        idle,
+        stop,
+        flush,
     ) -> None:
         """IDLE, RUN, and after an error STOP (let the bus finish) and FLUSH (reset the units).
 
-        `stop` and `flush` go everywhere, so they are registers that follow the state."""
+        `idle`, `stop` and `flush` go everywhere, so they are registers that follow the state."""
         limit = self._config.watchdog_cycles
         patience = Signal(range(limit + 1))
         flush_left = Signal(range(FLUSH_CYCLES), init=FLUSH_CYCLES - 1)
@@ -241,6 +266,7 @@ class Core(wiring.Component):
                         registers.done.eq(0),
                         registers.error.eq(ErrorCode.NONE),
                         patience.eq(limit),
+                        idle.eq(0),
                     ]
                     m.next = "RUN"
             with m.State("RUN"):
@@ -259,7 +285,7 @@ class Core(wiring.Component):
                     m.d.sync += stop.eq(1)
                     m.next = "STOP"
                 with m.Elif(dispatch.finished & quiet):
-                    m.d.sync += registers.done.eq(1)
+                    m.d.sync += [registers.done.eq(1), idle.eq(1)]
                     m.next = "IDLE"
             with m.State("STOP"):
                 m.d.comb += running.eq(1)
@@ -277,6 +303,6 @@ class Core(wiring.Component):
             with m.State("FLUSH"):
                 m.d.sync += flush_left.eq(flush_left - 1)
                 with m.If(flush_left == 0):
-                    m.d.sync += [flush_left.eq(FLUSH_CYCLES - 1), flush.eq(0)]
+                    m.d.sync += [flush_left.eq(FLUSH_CYCLES - 1), flush.eq(0), idle.eq(1)]
                     m.next = "IDLE"
         m.d.comb += registers.busy.eq(running | asked | registers.start)

@@ -15,6 +15,20 @@ CAUSE_BITS = 40
 """Bits of the counters by cause: hours of one program, where the cycle counter's 64 never wrap."""
 
 
+_TELLING = (
+    "issued",
+    "active",
+    "waits_load",
+    "waits_compute",
+    "waits_store",
+    "outputs_pending",
+    "loader_busy",
+    "loader_activations",
+    "storer_busy",
+)
+"""Inputs of a cycle that tell what it was for."""
+
+
 class Counters(wiring.Component):
     """Counts while `running`; everything but the trace RAM's contents restarts at `start`.
 
@@ -63,39 +77,48 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        # What tells the cause is registered, then the cause, then it counts: all of it is far away.
+        seen = Signal(data.StructLayout({name: 1 for name in _TELLING}))
+        m.d.sync += [seen[name].eq(getattr(self, name)) for name in _TELLING]
         cause = Signal(Cause)
         load_cause = Signal(Cause)
         m.d.comb += load_cause.eq(Cause.WEIGHT_WAIT)
-        with m.If(self.loader_activations):
+        with m.If(seen.loader_activations):
             m.d.comb += load_cause.eq(Cause.MEMORY_WAIT)
-        with m.If(self.issued):
+        with m.If(seen.issued):
             m.d.comb += cause.eq(Cause.COMPUTE)
-        with m.Elif(self.active):
+        with m.Elif(seen.active):
             m.d.comb += cause.eq(Cause.DRAIN)
-        with m.Elif(self.waits_load):
+        with m.Elif(seen.waits_load):
             m.d.comb += cause.eq(load_cause)
-        with m.Elif(self.waits_store):
+        with m.Elif(seen.waits_store):
             m.d.comb += cause.eq(Cause.MEMORY_WAIT)
-        with m.Elif(self.waits_compute | self.outputs_pending):
+        with m.Elif(seen.waits_compute | seen.outputs_pending):
             m.d.comb += cause.eq(Cause.DRAIN)
-        with m.Elif(self.loader_busy):
+        with m.Elif(seen.loader_busy):
             m.d.comb += cause.eq(load_cause)
-        with m.Elif(self.storer_busy):
+        with m.Elif(seen.storer_busy):
             m.d.comb += cause.eq(Cause.MEMORY_WAIT)
         with m.Else():
             m.d.comb += cause.eq(Cause.WEIGHT_WAIT)
 
-        # The cause is registered before it counts: the wide increments stay off its path.
         counted = Signal(Cause)
         counting = Signal()
-        m.d.sync += [counted.eq(cause), counting.eq(self.running & ~self.start)]
-        with m.If(self.start):
+        cause_counting = Signal()
+        started = Signal()
+        m.d.sync += [
+            started.eq(self.start),
+            counting.eq(self.running),
+            cause_counting.eq(counting),
+            counted.eq(cause),
+        ]
+        with m.If(started):
             m.d.sync += self.cycles.eq(0)
             m.d.sync += [count.eq(0) for count in self.cause_count]
         with m.Else():
             m.d.sync += self.cycles.eq(self.cycles + counting)
             for each in Cause:
-                hit = counting & (counted == each)
+                hit = cause_counting & (counted == each)
                 m.d.sync += self.cause_count[each].eq(self.cause_count[each] + hit)
 
         m.submodules.trace = trace = memory.Memory(
@@ -117,7 +140,7 @@ class Counters(wiring.Component):
         trace_data = Signal(32, reset_less=True)
         m.d.sync += trace_data.eq(read.data)
         m.d.comb += self.trace_data.eq(trace_data)
-        with m.If(self.start):
+        with m.If(started):
             m.d.sync += [self.trace_count.eq(0), seen_step.eq(0)]
         with m.Elif(mark & ~full):
             m.d.sync += self.trace_count.eq(self.trace_count + 1)

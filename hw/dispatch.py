@@ -6,6 +6,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .axi import REQUEST_LAYOUT
 from .config import PREFETCH_BYTES, CoreConfig
@@ -44,7 +45,8 @@ class Dispatch(wiring.Component):
 
     Members
     -------
-    start : pulse; `program` and `lines` must hold while the program runs
+    idle : no program runs, what counts one is at its start; low no sooner than after `start`
+    start : pulse; `program` and `lines` hold from a cycle before
     loading : the loader has work
     request, beats : read engine client
     load, compute, store : instructions whose dependencies are satisfied
@@ -61,6 +63,7 @@ class Dispatch(wiring.Component):
         line = stream.Signature(LINE_BITS)
         super().__init__(
             {
+                "idle": In(1),
                 "start": In(1),
                 "program": In(32),
                 "lines": In(32),
@@ -88,8 +91,10 @@ class Dispatch(wiring.Component):
         retired = [Signal(16, name=f"retired_{q.name.lower()}") for q in Queue]
         under_way = [Signal(UNDER_WAY_BITS, name=f"under_way_{q.name.lower()}") for q in Queue]
         issue = Signal(len(Queue))
+        issued = Signal(len(Queue))  # in the cycle before: its slot still tells of it
+        m.d.sync += issued.eq(issue)
         for q in Queue:
-            m.d.sync += under_way[q].eq(under_way[q] + issue[q] - self.retired[q])
+            m.d.sync += under_way[q].eq(under_way[q] + issued[q] - self.retired[q])
             with m.If(self.retired[q]):
                 m.d.sync += retired[q].eq(retired[q] + 1)
         pending = Signal()
@@ -153,9 +158,10 @@ class Dispatch(wiring.Component):
                 with m.If(~kind.as_value().any()):
                     m.d.sync += self.error.eq(ErrorCode.ILLEGAL_OPCODE)
         m.d.comb += self.finished.eq(halted & drained & ~pending & ~self.slot_full.any())
+        with m.If(self.idle):
+            m.d.sync += [self.dispatched.eq(0), *(count.eq(0) for count in retired)]
         with m.If(self.start):
-            m.d.sync += [halted.eq(0), self.dispatched.eq(0)]
-            m.d.sync += [count.eq(0) for count in retired]
+            m.d.sync += halted.eq(0)
         return m
 
     def _fill(self, m, queue, slots, free, issue, line, line_taken) -> None:
@@ -175,16 +181,13 @@ class Dispatch(wiring.Component):
         lines_left = Signal(32)  # not yet asked for
         space = Signal(range(depth + 1), init=depth)  # beats neither asked for nor held
         modest = Signal()
-        ask = Signal(range(REQUEST_BYTES // LINE_BYTES + 1))
         most = REQUEST_BYTES // LINE_BYTES
+        whole = lines_left[exact_log2(most) :]  # requests of so many lines
+        ask = Signal(range(most + 1))  # the smaller one of `most` and `lines_left`
         m.d.comb += [
-            ask.eq(Mux(lines_left < most, lines_left, most)),
             modest.eq(space > depth - LINES_BESIDE_LOADS * beats_a_line),
             self.request.valid.eq(
-                (lines_left != 0)
-                & ~halted
-                & (space >= most * beats_a_line)
-                & (modest | ~self.loading)
+                (ask != 0) & ~halted & (space >= most * beats_a_line) & (modest | ~self.loading)
             ),
             self.request.payload.window.eq(Window.PROGRAM),
             self.request.payload.offset.eq(offset),
@@ -192,14 +195,18 @@ class Dispatch(wiring.Component):
         ]
         asked = Signal()
         m.d.comb += asked.eq(self.request.valid & self.request.ready)
-        with m.If(self.start):
-            m.d.sync += [offset.eq(self.program), lines_left.eq(self.lines)]
-        with m.Elif(halted):
-            m.d.sync += lines_left.eq(0)
+        with m.If(self.idle):
+            m.d.sync += [
+                offset.eq(self.program),
+                lines_left.eq(self.lines),
+                ask.eq(Mux(self.lines < most, self.lines, most)),
+            ]
         with m.Elif(asked):
             m.d.sync += [
                 offset.eq(offset + REQUEST_BYTES),
                 lines_left.eq(lines_left - ask),
+                # Without the difference, which comes late.
+                ask.eq(Mux(whole > 1, most, Mux(whole == 1, lines_left % most, 0))),
             ]
 
         m.d.comb += [

@@ -163,23 +163,21 @@ class Loader(wiring.Component):
             LoadKind.PARAMETERS: (words, (words + 1) * 4 * config.columns, config.parameter_words),
             LoadKind.STEPS: (1, 20, config.step_entries),
         }
-        destination, count, units = Signal(12), Signal(13), Signal(16)
-        run = Signal(27)
-        depth = Signal(13)
+        count, run = Signal(13), Signal(27)
+        # Known with the line: there is no time for product, sum and comparison after it.
+        destination = Signal(12, reset_less=True)
+        units, depth = Signal(16, reset_less=True), Signal(13, reset_less=True)
         m.d.comb += [
             kind.eq(pixels.opcode - 1),
             is_table.eq(pixels.opcode == Opcode.LOAD_TABLE),
             run.eq(pixels.segment_bytes),
         ]
         with m.Switch(kind):
-            for key, (units_each, bytes_each, limit) in tables.items():
+            for key, (_, bytes_each, _) in tables.items():
                 with m.Case(key):
                     m.d.comb += [
-                        destination.eq(views[key].destination),
                         count.eq(views[key].count),
-                        units.eq(times(count, units_each)),
                         run.eq(times(count, bytes_each)),
-                        depth.eq(limit),
                     ]
                     if key == LoadKind.STEPS:
                         m.d.comb += run[TABLE_BYTES_LOG2].eq(
@@ -212,18 +210,32 @@ class Loader(wiring.Component):
             m.d.sync += [geometry.destination.eq(destination), geometry.table.eq(is_table)]
         with m.If(self.line.ready):
             m.d.sync += [line.eq(self.line.payload), taken.eq(self.line.valid)]
+            offered = {
+                key: data.View(FORMATS[Opcode(key + 1)].layout(), self.line.payload)
+                for key in tables
+            }
+            with m.Switch((self.line.payload - 1)[:2]):
+                for key, (units_each, _, limit) in tables.items():
+                    with m.Case(key):
+                        m.d.sync += [
+                            destination.eq(offered[key].destination),
+                            units.eq(times(offered[key].count, units_each)),
+                            depth.eq(limit),
+                        ]
         with m.If(leave):
             m.d.sync += taken.eq(0)
 
     def _retire(self, m: Module, done: Signal) -> None:
         """An instruction retires when its last write is in its memory."""
         unfinished = Signal(6)
+        accepted = Signal()
         on_the_way = Signal(self.write_latency)
         m.d.sync += [
             on_the_way.eq(Cat(done, on_the_way)),
-            unfinished.eq(unfinished + (self.line.valid & self.line.ready) - self.retired),
+            accepted.eq(self.line.valid & self.line.ready),
+            unfinished.eq(unfinished + accepted - self.retired),
         ]
         m.d.comb += [
             self.retired.eq(on_the_way[-1] & ~self.stop & ~self.error.valid),
-            self.busy.eq(unfinished != 0),
+            self.busy.eq(accepted | (unfinished != 0)),
         ]

@@ -93,11 +93,21 @@ class RegisterFile(wiring.Component):
         word = Signal(32)  # 0 after reset: what the copy is cleared with
         strobe = Signal(4, reset_less=True)
         has_address, has_word, apply = Signal(), Signal(), Signal()
+        # Which register, and whether it may be written, is known a cycle after the address.
+        storage = self._storage()
+        numbers = {name: ADDRESS[name] >> 2 for name in ("control", *storage)}
+        chosen = {name: Signal(name=f"chosen_{name}") for name in numbers}
+        decoded, locked = Signal(), Signal()
+        m.d.sync += [
+            *(chosen[name].eq(address[2:] == number) for name, number in numbers.items()),
+            decoded.eq(has_address & ~apply),
+            locked.eq(self.busy),
+        ]
         m.d.comb += [
             axi.awready.eq(~has_address & ~clearing),
             axi.wready.eq(~has_word & ~clearing),
             axi.bresp.eq(0),
-            apply.eq(has_address & has_word & ~axi.bvalid),
+            apply.eq(has_address & decoded & has_word & ~axi.bvalid),
         ]
         with m.If(axi.awvalid & axi.awready):
             m.d.sync += [address.eq(axi.awaddr), has_address.eq(1)]
@@ -115,25 +125,20 @@ class RegisterFile(wiring.Component):
             m.d.comb += port.en.eq(-1)
             m.d.sync += [row.eq(row + 1), clearing.eq(row != COPY_ROWS - 1)]
 
-        storage = self._storage()
-        m.d.sync += self.start.eq(0)
-        with m.If(apply):
-            with m.Switch(address[2:]):
-                with m.Case(ADDRESS["control"] >> 2):
-                    m.d.sync += self.start.eq(word[0] & strobe[0] & ~self.busy)
-                for name, register in storage.items():
-                    with m.Case(ADDRESS[name] >> 2):
-                        locked = Const(0) if name == "trace_index" else self.busy
-                        lowest = WINDOW_ALIGNMENT_BITS if name.endswith("_base") else 0
-                        if lowest:
-                            m.d.comb += port.data[:lowest].eq(0)
-                        if _is_copied(name):
-                            m.d.comb += port.en.eq(Mux(locked, 0, strobe))
-                        for byte in range(4):
-                            part = slice(max(8 * byte, lowest), min(8 * byte + 8, len(register)))
-                            if part.start < part.stop:
-                                with m.If(strobe[byte] & ~locked):
-                                    m.d.sync += register[part].eq(word[part])
+        m.d.sync += self.start.eq(apply & chosen["control"] & word[0] & strobe[0] & ~locked)
+        for name, register in storage.items():
+            allowed = Const(1) if name == "trace_index" else ~locked
+            lowest = WINDOW_ALIGNMENT_BITS if name.endswith("_base") else 0
+            with m.If(apply & chosen[name]):
+                if lowest:
+                    m.d.comb += port.data[:lowest].eq(0)
+                if _is_copied(name):
+                    m.d.comb += port.en.eq(Mux(allowed, strobe, 0))
+                for byte in range(4):
+                    part = slice(max(8 * byte, lowest), min(8 * byte + 8, len(register)))
+                    if part.start < part.stop:
+                        with m.If(strobe[byte] & allowed):
+                            m.d.sync += register[part].eq(word[part])
 
     def _read(self, m: Module, copy: memory.Memory, clearing: Signal) -> None:
         axi = self.axi

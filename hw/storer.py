@@ -86,8 +86,15 @@ class Storer(wiring.Component):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
 
         unfinished = Signal(8)
-        m.d.comb += [self.retired.eq(self.finished), self.busy.eq(unfinished != 0)]
-        m.d.sync += unfinished.eq(unfinished + (self.line.valid & self.line.ready) - self.retired)
+        accepted = Signal()
+        m.d.comb += [
+            self.retired.eq(self.finished),
+            self.busy.eq(accepted | (unfinished != 0)),
+        ]
+        m.d.sync += [
+            accepted.eq(self.line.valid & self.line.ready),
+            unfinished.eq(unfinished + accepted - self.retired),
+        ]
         return m
 
     def _decode(

@@ -188,13 +188,16 @@ class Simulation {
     void record() {
 #ifdef BITLOOP_RECORD
         const Vtop___024root& core = *top_->rootp;
+        // The cause is that of the cycle before.
+        if (core.CORE(counters, counting)) {
+            recorder.count(core.CORE(counters, cause), running_cycles_ - 1);
+        }
         if (core.CORE(counters, start)) {
             recorder.start();
             running_cycles_ = 0;
         }
         if (!core.CORE(counters, running)) return;
         const uint64_t cycle = running_cycles_++;
-        recorder.count(core.CORE(counters, cause), cycle);
         const bool taken[] = {  // in the order of hw.isa.Queue
             core.CORE(dispatch, load___05Fvalid) && core.CORE(dispatch, load___05Fready),
             core.CORE(dispatch, compute___05Fvalid) && core.CORE(dispatch, compute___05Fready),
