@@ -132,7 +132,9 @@ def run_regression(
         config = find_preset(preset)
         results += run_layers(config, seed, layers, waves, pattern, output, progress, on_result)
     if not results:
-        raise DeviceError(f"no test matches {filter!r}; benches: {', '.join(bench_names())}")
+        raise DeviceError(
+            f"no test matches {filter!r}; there are {', '.join((*bench_names(), 'layers'))}"
+        )
     return results
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 from typing import Any, Protocol
@@ -44,8 +45,12 @@ class SerialLine:
                 url, baudrate=baud, timeout=0, write_timeout=write_seconds, exclusive=True
             )
         except (OSError, ValueError) as error:  # serial's own errors are OSErrors
+            # pyserial's own text says path and number twice.
+            number = error.errno if isinstance(error, OSError) else None
+            why = os.strerror(number) if number else error
             raise DeviceError(
-                f"cannot open {url}: {error}; `bitloop devices` lists the ports there are"
+                f"cannot open {url or 'a port without a name'}: {why}; `bitloop devices` lists the "
+                "ports there are"
             ) from None
         # USB adapters hold short answers back for 16 ms unless told otherwise.
         with contextlib.suppress(AttributeError, NotImplementedError, OSError, ValueError):
