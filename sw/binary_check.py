@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from bitloop.hw.isa import LINE_BYTES, STEP, EncodingError, Opcode
+from bitloop.hw.fields import EncodingError
+from bitloop.hw.isa import LINE_BYTES, STEP, Opcode
 
 from .binary import ALIGNMENT, SECTIONS, STEP_BYTES, Binary, Span, need
 from .errors import BinaryError

@@ -9,7 +9,8 @@ import re
 
 from bitloop.hw import isa, registers
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import FORMATS, HEADER, STEP, Format
+from bitloop.hw.fields import Format
+from bitloop.hw.isa import FORMATS, HEADER, STEP
 
 
 def parameters(config: CoreConfig) -> dict[str, int]:

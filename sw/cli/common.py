@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from bitloop.hw.config import ConfigError, CoreConfig
 from bitloop.hw.config import preset as find_preset
-from bitloop.hw.isa import EncodingError
+from bitloop.hw.fields import EncodingError
 
 from ..errors import BitloopError, DataError
 from ..files import check_output

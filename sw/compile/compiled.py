@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import CoreConfig
-from bitloop.hw.isa import STEP, STEP_BITS, EncodingError
+from bitloop.hw.fields import EncodingError
+from bitloop.hw.isa import STEP, STEP_BITS
 
 from ..errors import CompileError
 from .instruct import Compiled, Part

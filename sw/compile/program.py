@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bitloop.hw.config import CoreConfig
+from bitloop.hw.fields import EncodingError
 from bitloop.hw.isa import (
     ADDRESS_BITS,
     FORMATS,
@@ -17,7 +18,6 @@ from bitloop.hw.isa import (
     MAX_UNDER_WAY,
     QUEUE_OF,
     WAIT_BITS,
-    EncodingError,
     Opcode,
     Queue,
     encode_instruction,

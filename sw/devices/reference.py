@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.hw.config import PARAMETER_WORD_BITS, CoreConfig
+from bitloop.hw.fields import EncodingError
 from bitloop.hw.isa import (
     STEP,
-    EncodingError,
     Mode,
     Opcode,
     Window,
