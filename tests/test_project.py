@@ -12,7 +12,7 @@ FOLDERS = ("hw", "sw", "sim", "boards")
 SOURCES = sorted(p for f in (*FOLDERS, "tests") for p in (ROOT / f).rglob("*.py"))
 PACKAGES = {"sw": "bitloop", "hw": "bitloop.hw", "sim": "bitloop.sim", "boards": "bitloop.boards"}
 MAY_IMPORT = {"hw": {"hw"}, "sw": {"hw", "sw"}, "sim": {"hw", "sw", "sim"}, "boards": set(FOLDERS)}
-HARDWARE_DEFINITIONS = {"config", "isa", "registers"}
+HARDWARE_DEFINITIONS = {"config", "fields", "isa", "registers"}
 
 
 def relative(path: Path) -> str:
