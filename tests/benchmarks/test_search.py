@@ -40,7 +40,7 @@ from bitloop.sim.device import VerilatorDevice
 
 CORE = "n16"
 IMAGES = int(os.environ.get("BITLOOP_SEARCH_IMAGES", "5000"))
-DRAWN, DRAWN_IMAGES = 200, 1000
+DRAWN, DRAWN_IMAGES = 200, 500
 """Random policies within the budget, and the training images that the best is picked by."""
 PROCESSES = len(os.sched_getaffinity(0))
 
