@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole board in simulation runs the keyword spotting network of MLPerf Tiny over its link."""
+"""A whole board in simulation runs MLPerf Tiny's networks over its link: milliseconds and frames/s
+at the clock its build reached, what of it is the link's, and how fast it simulates.
+
+`pytest -m benchmark -s tests/benchmarks/test_virtual_board.py -k ds-cnn`; the larger networks take
+some minutes to load through the link.
+"""
 
 import os
 import time
@@ -7,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from network_integers import integer_graph
+from network_integers import FILES, integer_graph
 
 from bitloop.boards.device import VirtualDevice
 from bitloop.boards.targets import find_target
@@ -20,11 +25,13 @@ DATA = os.environ.get("BITLOOP_DATA")
 
 
 @pytest.mark.benchmark
-@pytest.mark.skipif(not DATA, reason="BITLOOP_DATA is not set")
 @pytest.mark.parametrize("name", ["ulx3s-12f"])
-def test_ds_cnn_on_a_whole_board(name):
+@pytest.mark.parametrize("network", ["ds-cnn", "resnet8", "autoencoder", "mobilenet-v1-0.25"])
+def test_a_network_on_a_whole_board(name, network):
+    if network in FILES and not DATA:
+        pytest.skip("BITLOOP_DATA does not name the folder of the networks")
     target = find_target(name)
-    graph = integer_graph("ds-cnn", Path(DATA))
+    graph = integer_graph(network, Path(DATA or "."))
     binary = compile_graph(graph, target.config())
     device = VirtualDevice(f"virtual:{name}", binary.config)
     bus = device.open()  # builds the simulation
@@ -44,7 +51,7 @@ def test_ds_cnn_on_a_whole_board(name):
     speed = (loaded_cycles - cycles) / (loaded - start)
     burst = 10 * binary.program_bytes / target.baud
     took = (loaded_cycles - cycles) / bus.description.clock_hertz
-    print(f"\n{name} with {binary.config.name}: {speed:,.0f} simulated cycles/s")
+    print(f"\n{network} on {name} with {binary.config.name}: {speed:,.0f} simulated cycles/s")
     print(
         f"{binary.program_bytes:,} bytes loaded in {1e3 * took:.1f} ms of the board's time, "
         f"{burst / took:.1%} of the line"
