@@ -48,8 +48,11 @@ def second_blocks(items: Sequence[Compiled], streams: Streams) -> list[range]:
 
 def first_tiles(tiles: list[range]) -> list[range]:
     """Rows of the first layer's tiles: the last one in halves, since nothing hides what is computed
-    once the input is there."""
+    once the input is there. Not a shorter one: its second half would wait for the tile before it to
+    leave its buffer."""
     last = tiles[-1]
+    if len(last) < len(tiles[0]):
+        return tiles
     middle = last.start + len(last) // 2
     halves = [range(last.start, middle), range(middle, last.stop)]
     return [*tiles[:-1], *(half for half in halves if half)]

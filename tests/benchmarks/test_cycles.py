@@ -4,9 +4,11 @@
 `pytest -m benchmark -s tests/benchmarks/test_cycles.py` prints for each layer and width the bound
 of one cycle a step, the cycles of the model, the share of the array's multiply-accumulates at that
 width, and `over` by how much a dense layer's cycles exceed 1.04 times what narrow weights should
-make of its 8-bit cycles, plus 64. Memory: 32 bits, 40 cycles, 4 bytes a cycle, 4 bursts.
+make of its 8-bit cycles, plus 64; `load` where the input alone takes longer than these steps.
+Memory: 32 bits, 40 cycles, 4 bytes a cycle, 4 bursts.
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -56,6 +58,7 @@ def test_cycles_of_each_layer(name):
               f"head {profile.head}, tail {profile.tail}")  # fmt: skip
     print(f"{'layer':24s} " + "".join(f"| W{b} bound cycles  util  over " for b in WIDTHS))
     layers, wide, wide_bounds = found[8]
+    loading = math.prod(graph.tensors[graph.inputs[0]].shape) // (CONFIG.data_bits // 8)
     for index, layer in enumerate(layers):
         line = f"{layer.name[-24:]:24s} "
         for bits, (_, profile, bounds) in found.items():
@@ -67,6 +70,8 @@ def test_cycles_of_each_layer(name):
                 steps = wide_bounds[index][0], bounds[index][0]
                 beyond = excess(wide.layer_cycles[index], cycles, *steps)
                 over = str(beyond) if beyond > 0 else ""
+                if over and index == 0 and loading > bounds[index][1]:
+                    over = "load"
             used = layer.macs / (cycles * peak)
             line += f"| {bounds[index][1]:8,d} {cycles:6,d} {used:5.0%} {over:>5s} "
         print(line)
