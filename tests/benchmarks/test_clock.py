@@ -2,7 +2,7 @@
 """Area and clock of each preset on its ECP5, placed and routed with the open tools; an hour each.
 
 `pytest -m benchmark -s tests/benchmarks/test_clock.py -k n8` prints one preset's figures. Results
-are cached: asked again, an unchanged core answers at once. `BITLOOP_SEEDS=1` tries one seed of three.
+are cached: asked again, an unchanged core answers at once. `BITLOOP_SEEDS=1` tries one seed only.
 """
 
 import os
