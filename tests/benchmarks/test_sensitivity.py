@@ -53,7 +53,7 @@ def test_sums_of_sensitivities_order_policies() -> None:
         print(f"{name:12} {'   '.join(cells)} {wall:8.1f} {cpu:7.1f}")
     for comparison in found.values():
         spearman = comparison.spearman
-        assert spearman["kl"] > max(spearman["entropy"], spearman["weight-mse"])
+        assert spearman["kl"] > max(0.7, spearman["entropy"], spearman["weight-mse"])
 
 
 @pytest.mark.benchmark
