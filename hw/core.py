@@ -216,40 +216,15 @@ class Core(wiring.Component):
         )
         quiet = Signal()
         m.d.comb += quiet.eq(reader.idle & writer.idle)
-        self._lifecycle(
-            m,
-            registers,
-            dispatch,
-            failing,
-            fault,
-            quiet,
-            progress,
-            begin,
-            running,
-            idle,
-            stop,
-            flush,
-        )
+        states = (begin, running, idle, stop, flush)
+        self._lifecycle(m, registers, dispatch, failing, fault, quiet, progress, states)
         return m
 
-    def _lifecycle(
-        self,
-        m,
-        registers,
-        dispatch,
-        failing,
-        fault,
-        quiet,
-        progress,
-        begin,
-        running,
-        idle,
-        stop,
-        flush,
-    ) -> None:
+    def _lifecycle(self, m, registers, dispatch, failing, fault, quiet, progress, states) -> None:
         """IDLE, RUN, and after an error STOP (let the bus finish) and FLUSH (reset the units).
 
         `idle`, `stop` and `flush` go everywhere, so they are registers that follow the state."""
+        begin, running, idle, stop, flush = states
         limit = self._config.watchdog_cycles
         patience = Signal(range(limit + 1))
         flush_left = Signal(range(FLUSH_CYCLES), init=FLUSH_CYCLES - 1)
