@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,9 @@ from .isa import ADDRESS_BITS
 from .ram import RAM_ATTRIBUTES
 from .streams import activation_write_layout
 
+DEEPEST_RAM = 1024
+"""Rows of one memory. Block RAMs are 1,024 x 18: what chooses between those of a deeper memory must
+come after their output registers, or these cannot be used."""
 READ_LATENCY = 2
 """Cycles from a read address to its data: RAM, then output register."""
 WRITE_LATENCY = 2
@@ -79,26 +82,38 @@ class ActivationRam(wiring.Component):
         for bank in range(ACTIVATION_BANKS):
             # Nobody relies on what a word holds in the cycle in which it is written; without the
             # attribute Yosys builds logic that returns the old value.
-            ram = memory.Memory(
-                shape=unsigned(8 * config.lanes),
-                depth=config.bank_words,
-                init=[],
-                attrs=RAM_ATTRIBUTES,
-            )
-            m.submodules[f"bank{bank}"] = ram
-            compute = self.compute[bank]
-            read = ram.read_port()
-            m.d.comb += [
-                read.en.eq(compute.enable | (self.store_address.valid & (store_bank == bank))),
-                read.addr.eq(Mux(compute.enable, compute.row, store_row)),
+            rams = [
+                memory.Memory(
+                    shape=unsigned(8 * config.lanes),
+                    depth=min(DEEPEST_RAM, config.bank_words - first),
+                    init=[],
+                    attrs=RAM_ATTRIBUTES,
+                )
+                for first in range(0, config.bank_words, DEEPEST_RAM)
             ]
-            # Without a reset, so that it can be the RAM's own output register.
-            output = Signal(8 * config.lanes, reset_less=True)
-            m.d.sync += output.eq(read.data)
-            m.d.comb += self.compute_data[bank].eq(output)
+            compute = self.compute[bank]
+            row = Mux(compute.enable, compute.row, store_row)
+            outputs = []
+            for index, ram in enumerate(rams):
+                m.submodules[f"bank{bank}_{index}" if index else f"bank{bank}"] = ram
+                read = ram.read_port()
+                m.d.comb += [
+                    read.en.eq(compute.enable | (self.store_address.valid & (store_bank == bank))),
+                    read.addr.eq(row),
+                ]
+                # Without a reset, so that it can be the RAM's own output register.
+                output = Signal(8 * config.lanes, reset_less=True)
+                m.d.sync += output.eq(read.data)
+                outputs.append(output)
+            part = _part(row)
+            if len(rams) > 1:
+                for age in range(READ_LATENCY):
+                    older = Signal.like(part, name=f"part{age}")
+                    m.d.sync += older.eq(part)
+                    part = older
+            m.d.comb += self.compute_data[bank].eq(choose(part, dict(enumerate(outputs))))
 
             # Chosen, then registered beside the bank: the sources may lie anywhere on the chip.
-            write = ram.write_port(granularity=8 * config.columns)
             mine = Signal()
             chosen = Signal(activation_write_layout(config))
             registered = Signal(activation_write_layout(config), reset_less=True)
@@ -106,10 +121,16 @@ class ActivationRam(wiring.Component):
             m.d.comb += [
                 mine.eq(collect.enable & (collect_bank == bank)),
                 chosen.eq(Mux(mine, collect.write, load.payload)),
-                write.addr.eq(registered.address[BANK_BITS:]),
-                write.data.eq(registered.data),
-                write.en.eq(registered.parts & enable.replicate(config.groups_per_word)),
             ]
+            written = registered.address[BANK_BITS:]
+            for index, ram in enumerate(rams):
+                write = ram.write_port(granularity=8 * config.columns)
+                here = enable if len(rams) == 1 else enable & (_part(written) == index)
+                m.d.comb += [
+                    write.addr.eq(written),
+                    write.data.eq(registered.data),
+                    write.en.eq(registered.parts & here.replicate(config.groups_per_word)),
+                ]
             m.d.sync += [
                 registered.eq(chosen),
                 enable.eq(
@@ -131,3 +152,8 @@ class ActivationRam(wiring.Component):
             self.single_data.eq(choose(banks[1], dict(enumerate(self.compute_data)))),
         ]
         return m
+
+
+def _part(row: Value) -> Value:
+    """Which memory of a bank holds a row."""
+    return row[DEEPEST_RAM.bit_length() - 1 :]
