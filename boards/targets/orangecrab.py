@@ -40,7 +40,6 @@ ORANGECRAB_25F = Target(
     preset="n8",
     input_megahertz=48,
     megahertz=90,
-    floor_megahertz=90,
     baud=3_000_000,
     memory=8192,
     pins=_pins,

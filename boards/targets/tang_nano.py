@@ -60,7 +60,6 @@ TANG_NANO_20K = Target(
     preset="n4",
     input_megahertz=27,
     megahertz=50,
-    floor_megahertz=50,
     baud=2_000_000,
     memory=EMBEDDED_64M_X32,
     pins=_pins,

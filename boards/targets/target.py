@@ -99,9 +99,7 @@ class Target:
     """Of the core that fits and reaches `megahertz`."""
     input_megahertz: float
     megahertz: float
-    """Clock asked of the PLL for core, link and memory."""
-    floor_megahertz: float
-    """The placed and routed top must reach at least this."""
+    """Clock of core, link and memory that the PLL makes; place and route must reach it."""
     baud: int
     memory: SdramChip | int
     """The chip, or bytes of block RAM."""

@@ -31,7 +31,7 @@ def _pins() -> Pins:
     )
 
 
-def _target(size: str, part: Part, preset: str, megahertz: float, floor: float) -> Target:
+def _target(size: str, part: Part, preset: str, megahertz: float) -> Target:
     return Target(
         name=f"ulx3s-{size.lower()}",
         title=f"ULX3S with LFE5U-{size}",
@@ -39,7 +39,6 @@ def _target(size: str, part: Part, preset: str, megahertz: float, floor: float) 
         preset=preset,
         input_megahertz=25,
         megahertz=megahertz,
-        floor_megahertz=floor,
         baud=3_000_000,
         memory=AS4C16M16SA_7,
         pins=_pins,
@@ -48,7 +47,7 @@ def _target(size: str, part: Part, preset: str, megahertz: float, floor: float) 
     )
 
 
-ULX3S_85F = _target("85F", LFE5U_85F_381, "n16", 75, 75)
-ULX3S_45F = _target("45F", LFE5U_45F_381, "n8", 90, 90)
-ULX3S_25F = _target("25F", LFE5U_25F_381, "n8", 90, 90)
-ULX3S_12F = _target("12F", LFE5U_12F_381, "n4", 80, 80)
+ULX3S_85F = _target("85F", LFE5U_85F_381, "n16", 75)
+ULX3S_45F = _target("45F", LFE5U_45F_381, "n8", 90)
+ULX3S_25F = _target("25F", LFE5U_25F_381, "n8", 90)
+ULX3S_12F = _target("12F", LFE5U_12F_381, "n4", 80)

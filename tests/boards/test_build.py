@@ -48,7 +48,7 @@ def test_the_bitstream(built, tmp_path):
 
 
 def test_what_surrounds_the_core_does_not_hold_it_back(built):
-    assert built.routed.megahertz >= BOARD.floor_megahertz
+    assert built.routed.megahertz >= BOARD.megahertz
 
 
 def test_the_clock_is_remembered(built):

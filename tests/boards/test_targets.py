@@ -53,7 +53,7 @@ def test_the_clock_of_ecp5_boards_is_constrained(target):
 @targets
 def test_a_target_is_whole(target):
     assert find_target(target.name) is target
-    assert target.clocks().megahertz >= target.floor_megahertz
+    assert target.clocks().megahertz >= target.megahertz
     assert target.clocks().megahertz == pytest.approx(target.megahertz, rel=0.01)
     assert PRESETS[target.preset] == target.config()
     pins = target.pins()
