@@ -19,7 +19,7 @@ from bitloop.hw import config as hardware
 from bitloop.hw.config import CoreConfig
 from bitloop.sim.cache import content_key
 
-from .constraints import constraints_of
+from .constraints import HEADROOM, constraints_of
 from .flow import Design, Routed, Synthesized, pack, route, synthesize, tool_versions
 from .pll import PllSettings, phase_margins
 from .sdram_chip import SdramChip
@@ -27,9 +27,6 @@ from .targets import find_target
 from .targets.target import Target
 from .tools import Say, results_folder, write_whole
 from .top import APART, CELLS, TOP, emit_board
-
-HEADROOM = 1.2
-"""Clock asked of place and route over the clock it must reach, beyond which it would not try."""
 
 
 @dataclass(frozen=True)

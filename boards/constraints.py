@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from .targets.target import Target
 
+HEADROOM = 1.2
+"""Clock asked of place and route over the clock it must reach, beyond which it would not try."""
+
 
 def constraints_of(target: Target) -> tuple[str, str]:
     """(file suffix, text) with every pin of the top."""
@@ -20,7 +23,9 @@ def _lpf(target: Target) -> str:
             if port.attributes:
                 attributes = " ".join(f"{key}={value}" for key, value in port.attributes)
                 lines.append(f'IOBUF PORT "{bit}" {attributes};')
-    lines.append(f'FREQUENCY PORT "{pins.clock.name}" {target.input_megahertz:g} MHZ;')
+    asked = HEADROOM * target.input_megahertz  # nextpnr derives those of the PLL
+    lines += [f"# {target.input_megahertz:g} MHz, and more so that place and route tries for it."]
+    lines += [f'FREQUENCY PORT "{pins.clock.name}" {asked:g} MHZ;']
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bitloop.boards.constraints import constraints_of
+from bitloop.boards.constraints import HEADROOM, constraints_of
 from bitloop.boards.system import check_design
 from bitloop.boards.targets import TARGETS, find_target
 from bitloop.boards.targets.target import SDRAM_ROLES
@@ -47,7 +47,7 @@ def test_the_clock_of_ecp5_boards_is_constrained(target):
         return
     _, text = constraints_of(target)
     clock = target.pins().clock.name
-    assert f'FREQUENCY PORT "{clock}" {target.input_megahertz:g} MHZ;' in text
+    assert f'FREQUENCY PORT "{clock}" {HEADROOM * target.input_megahertz:g} MHZ;' in text
 
 
 @targets
