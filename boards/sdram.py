@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from bitloop.hw.axi import axi_read_signature, axi_write_signature
 from bitloop.hw.fifo import Fifo
+from bitloop.sim.cycle_model.board_memory import SdramTiming
 
 from .sdram_chip import BANKS, SdramChip
 
@@ -42,6 +43,31 @@ def sdram_signature(chip: SdramChip) -> wiring.Signature:
             "dq_oe": Out(1),
             "dq_i": In(chip.data_bits),
         }
+    )
+
+
+def controller_timing(chip: SdramChip, megahertz: float) -> SdramTiming:
+    """What the controller of a chip counts at a clock; with it the core's model knows when the
+    memory takes and gives."""
+
+    def cycles(nanoseconds: float) -> int:
+        return chip.cycles(nanoseconds, megahertz)
+
+    parts = 32 // chip.data_bits
+    precharge = cycles(chip.t_rp)
+    return SdramTiming(
+        words_per_beat=parts,
+        column_bits=chip.column_bits - (parts - 1),
+        row_bits=chip.row_bits,
+        # To the pads and back in two, and one to join a beat of two words.
+        read_stages=chip.cas_latency + 3 + (parts - 1),
+        read_buffer=READ_BUFFER,
+        precharge=precharge,
+        activate=max(cycles(chip.t_rcd), cycles(chip.t_rrd)),
+        refresh=cycles(chip.t_rfc),
+        active=max(cycles(chip.t_ras), cycles(chip.t_rc) - precharge),
+        write_recovery=max(cycles(chip.t_wr), chip.t_wr_cycles),
+        refresh_interval=cycles(chip.refresh_interval) - 2,
     )
 
 
@@ -80,15 +106,14 @@ class SdramController(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         chip, pins = self.chip, self.pins
-        parts = 32 // chip.data_bits  # memory words a beat, and the burst length
 
         def cycles(nanoseconds: float) -> int:
             return chip.cycles(nanoseconds, self.megahertz)
 
-        t_rp, t_rcd, t_rfc = cycles(chip.t_rp), cycles(chip.t_rcd), cycles(chip.t_rfc)
-        t_ras = max(cycles(chip.t_ras), cycles(chip.t_rc) - t_rp)
-        t_wr = max(cycles(chip.t_wr), chip.t_wr_cycles)
-        t_open = max(t_rcd, cycles(chip.t_rrd))
+        timing = controller_timing(chip, self.megahertz)
+        t_rp, t_rfc, t_ras = timing.precharge, timing.refresh, timing.active
+        t_wr, t_open = timing.write_recovery, timing.activate
+        parts = timing.words_per_beat  # also the burst length
 
         # ---- commands, one cycle on the pins, then NOP --------------------------------------
         m.d.sync += [
@@ -115,7 +140,7 @@ class SdramController(wiring.Component):
         with m.If(~may_close):
             m.d.sync += closing.eq(closing - 1)
 
-        interval = cycles(chip.refresh_interval) - 2
+        interval = timing.refresh_interval
         until_refresh = Signal(range(interval), init=interval - REFRESH_SLACK)
         refresh_due = Signal()
         with m.If(until_refresh == 0):
@@ -125,7 +150,7 @@ class SdramController(wiring.Component):
 
         # ---- the burst ----------------------------------------------------------------------
         part_log2 = parts - 1  # log2 of 1 or 2
-        column_beats_log2 = chip.column_bits - part_log2
+        column_beats_log2 = timing.column_bits
         address_log2 = column_beats_log2 + 2 + chip.row_bits  # in beats
         address = Signal(
             data.StructLayout({"column": column_beats_log2, "bank": 2, "row": chip.row_bits})
@@ -175,7 +200,7 @@ class SdramController(wiring.Component):
         m.d.sync += asked.valid.eq(0)
         stage = asked
         in_flight = [asked.valid]
-        for i in range(chip.cas_latency + 2 + part_log2):
+        for i in range(timing.read_stages - 1):
             following = Signal.like(asked, name=f"asked{i}")
             m.d.sync += following.eq(stage)
             in_flight.append(following.valid)

@@ -38,6 +38,8 @@ def conditions(device: Device) -> Conditions | None:
     if not isinstance(config, CoreConfig):
         return None
     memory = getattr(device, "memory", None) or MemoryModel()
+    if not isinstance(memory, MemoryModel):
+        return None
     outstanding = OUTSTANDING_BURSTS
     if isinstance(device, ModelDevice):
         values = parameters(config)

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "../memory.h"
+#include "arbiter.h"
 #include "bursts.h"
 #include "collector.h"
 #include "compute.h"
@@ -21,9 +22,18 @@
 
 namespace bitloop {
 
-class Core {
+// What a memory does before a run: the host's register accesses leave it time to recover its rate.
+inline void settle(ParametricMemory& memory, const MasterSignals& signals, int) {
+    for (int i = 0; i < 4 * kMaxBeatBytes; i++) memory.step(signals);
+}
+template <typename Slave>
+void settle(BoardMemory<Slave>& memory, const MasterSignals&, int phase) {
+    memory.settle(phase);
+}
+
+template <typename Memory> class Core {
   public:
-    Core(const Parameters& p, ParametricMemory& memory, uint32_t memory_base,
+    Core(const Parameters& p, Memory& memory, uint32_t memory_base,
          const MemoryWindow* windows)
         : p_(p), memory_(memory), image_(memory.data(), memory_base, windows), reader_(p_, windows),
           writer_(p_, windows), dispatch_(p_), loader_(p_), storer_(p_), compute_(p_),
@@ -37,11 +47,11 @@ class Core {
     // Whether runs are recorded from now on.
     void record(bool on) { recording_ = on; }
 
-    // Run a program to its end: an empty string, or why it does not get there.
-    std::string run(uint32_t offset, uint32_t lines, uint64_t cycle_limit) {
-        // The host's register accesses before the start leave the memory time to recover its rate.
+    // Run a program to its end: an empty string, or why it does not get there. `phase`: as
+    // BoardMemory's.
+    std::string run(uint32_t offset, uint32_t lines, uint64_t cycle_limit, int phase) {
         drive();
-        for (int i = 0; i < 4 * kMaxBeatBytes; i++) memory_.step(signals_);
+        settle(memory_, signals_, phase);
         dispatch_.start(image_.at(kWindowProgram, offset, lines * kLineBytes), offset, lines);
         compute_.restart();
         counters_.start();
@@ -151,7 +161,7 @@ class Core {
     }
 
     Parameters p_;
-    ParametricMemory& memory_;
+    Memory& memory_;
     MasterSignals signals_;
     MemoryImage image_;
     ReadEngine reader_;

@@ -4,13 +4,17 @@ a header, sizes and latencies of a core as numbers."""
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
+from collections.abc import Iterable
 
 from bitloop.hw import isa, registers
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.fields import Format
 from bitloop.hw.isa import FORMATS, HEADER, STEP
+
+from .board_memory import SdramTiming
 
 
 def parameters(config: CoreConfig) -> dict[str, int]:
@@ -55,8 +59,8 @@ def parameters(config: CoreConfig) -> dict[str, int]:
 
 
 def header(parameter_names: tuple[str, ...]) -> str:
-    """`definitions.h`: formats with a `decode` each, enumerations, and `Parameters`, 32-bit
-    integers of these names in this order."""
+    """`definitions.h`: formats with a `decode` each, enumerations, and structures of 32-bit
+    integers: `Parameters`, of these names in this order, and `SdramTiming`."""
     formats = {"Header": Format("HEADER", isa.LINE_BITS, HEADER)}
     formats |= {_camel(opcode.name): format_ for opcode, format_ in FORMATS.items()}
     formats["Step"] = STEP
@@ -73,9 +77,8 @@ def header(parameter_names: tuple[str, ...]) -> str:
         _enumeration("Cause", registers.Cause, "kCauses"),
         _BITS,
         *(_structure(name, format_) for name, format_ in formats.items()),
-        "struct Parameters {\n"
-        + "".join(f"    int32_t {name};\n" for name in parameter_names)
-        + "};",
+        _integers("Parameters", parameter_names),
+        _integers("SdramTiming", [field.name for field in dataclasses.fields(SdramTiming)]),
         "}  // namespace bitloop\n",
     ]
     return "\n\n".join(sections)
@@ -112,6 +115,10 @@ def _structure(name: str, format_: Format) -> str:
     lines += [f"    static {name} decode(const uint8_t* raw) {{", f"        {name} fields;"]
     lines += [*reads, "        return fields;", "    }", "};"]
     return "\n".join(lines)
+
+
+def _integers(name: str, members: Iterable[str]) -> str:
+    return f"struct {name} {{\n" + "".join(f"    int32_t {m};\n" for m in members) + "};"
 
 
 def _enumeration(prefix: str, members: type[enum.IntEnum], count: str | None = None) -> str:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from bitloop.hw.isa import Window
 from bitloop.hw.registers import Cause
 
 from ..simulation import MEMORY_BASE, OUTSTANDING_BURSTS, check_memory
+from .board_memory import BoardMemory, SdramTiming
 from .definitions import parameters
 from .library import COUNTERS, Progress, build_library, open_library
 from .timeline import recorded
@@ -34,15 +36,15 @@ class ModelDevice:
     def __init__(
         self,
         config: CoreConfig,
-        memory: MemoryModel | None = None,
+        memory: MemoryModel | BoardMemory | None = None,
         *,
         progress: Progress | None = None,
         cycle_limit: int = 1_000_000_000,
         outstanding: int = OUTSTANDING_BURSTS,
         record: bool = False,
     ) -> None:
-        """`outstanding`: bursts the memory accepts before it answers the first, each way.
-        `record`: keep the timeline of each run."""
+        """`memory`: a parametric one, or a board's. `outstanding`: bursts the former accepts before
+        it answers the first, each way. `record`: keep the timeline of each run."""
         self.config = config
         self.memory = memory or MemoryModel()
         self.binary: Binary | None = None
@@ -56,21 +58,16 @@ class ModelDevice:
     def load(self, binary: Binary) -> None:
         """As `Device.load`."""
         binary.check_config(self.config)
-        check_memory(self.config, self.memory, self.outstanding)
+        if isinstance(self.memory, MemoryModel):
+            check_memory(self.config, self.memory, self.outstanding)
         self.close()
         values = parameters(self.config)
         self._library = open_library(build_library(tuple(values), self._progress))
         memory_map = MemoryMap.of(binary, MEMORY_BASE)
-        self._handle = self._library.bitloop_model_create(
-            (ctypes.c_int32 * len(values))(*values.values()),
-            MEMORY_BASE,
-            memory_map.end - MEMORY_BASE,
-            self.memory.latency,
-            self.memory.bytes_per_cycle,
-            self.outstanding,
-        )
+        size = memory_map.end - MEMORY_BASE
+        self._handle = self._create(_numbers(list(values.values())), size)
         if not self._handle:
-            raise DeviceError(f"cannot allocate {memory_map.end - MEMORY_BASE} bytes of memory")
+            raise DeviceError(f"cannot allocate {size} bytes of memory")
         image = binary.image()
         start = memory_map.base[Window.PROGRAM] - MEMORY_BASE
         ctypes.memmove(self._library.bitloop_model_memory(self._handle) + start, image, len(image))
@@ -82,13 +79,14 @@ class ModelDevice:
         self._run(binary.setup, f"setup program of {binary.name}")
         self.binary = binary
 
-    def profile(self) -> Profile:
+    def profile(self, phase: int = 0) -> Profile:
         """Of one more inference. Cycles do not depend on what is in the images, but for the cause
-        of a few cycles on what ran before."""
+        of a few cycles on what ran before. `phase`: of a board's memory as the run begins, below
+        `phases`."""
         binary = self.binary
         if binary is None:
             raise DeviceError("no binary is loaded; call load first")
-        self._run(binary.inference, binary.name)
+        self._run(binary.inference, binary.name, phase)
         counters = (ctypes.c_uint64 * COUNTERS)()
         self._library.bitloop_model_counters(self._handle, counters)
         marks = (ctypes.c_uint32 * self.config.trace_entries)()
@@ -130,9 +128,21 @@ class ModelDevice:
         if getattr(self, "_handle", None):
             self.close()
 
-    def _run(self, span: Span, what: str) -> None:
+    def _create(self, parameters: ctypes.Array, size: int) -> int | None:
+        library, memory = self._library, self.memory
+        if isinstance(memory, MemoryModel):
+            rates = memory.latency, memory.bytes_per_cycle, self.outstanding
+            return library.bitloop_model_create(parameters, MEMORY_BASE, size, *rates)
+        timing = _numbers(dataclasses.astuple(memory)) if isinstance(memory, SdramTiming) else None
+        return library.bitloop_model_create_board(parameters, MEMORY_BASE, size, timing)
+
+    def _run(self, span: Span, what: str, phase: int = 0) -> None:
         message = self._library.bitloop_model_run(
-            self._handle, span.offset, span.lines, self._cycle_limit
+            self._handle, span.offset, span.lines, self._cycle_limit, phase
         )
         if message is not None:
             raise DeviceError(f"{what}: {message.decode()}")
+
+
+def _numbers(values: Sequence[int]) -> ctypes.Array:
+    return (ctypes.c_int32 * len(values))(*values)

@@ -75,12 +75,14 @@ def open_library(path: Path) -> ctypes.CDLL:
         ) from None
     handle, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
     integer, text = ctypes.c_int, ctypes.c_char_p
+    numbers = ctypes.POINTER(ctypes.c_int32)
     signatures = {
-        "create": (handle, (ctypes.POINTER(ctypes.c_int32), u32, u64, integer, integer, integer)),
+        "create": (handle, (numbers, u32, u64, integer, integer, integer)),
+        "create_board": (handle, (numbers, u32, u64, numbers)),
         "destroy": (None, (handle,)),
         "memory": (ctypes.c_void_p, (handle,)),
         "window": (None, (handle, integer, u32, u32)),
-        "run": (text, (handle, u32, u32, u64)),
+        "run": (text, (handle, u32, u32, u64, integer)),
         "counters": (None, (handle, ctypes.POINTER(u64))),
         "trace": (integer, (handle, ctypes.POINTER(u32), integer)),
         "record": (None, (handle, integer)),
