@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,15 @@ from bitloop.devices.interface import Profile, Trip
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 from bitloop.sim.build import Progress
+from bitloop.sim.cycle_model.board_memory import BoardMemory, OnChipTiming
+from bitloop.sim.cycle_model.device import ModelDevice
 
 from .link.host import LinkBus, Patience
 from .link.line import SerialLine
 from .link.protocol import BAUD, CYCLE_BITS, LinkStatus
-from .targets import find_target
+from .sdram import controller_timing
+from .sdram_chip import SdramChip
+from .targets import Target, find_target
 from .virtual import VirtualBoard
 
 SERIAL = "serial:"
@@ -55,6 +60,8 @@ class BoardDevice(ABC):
         self.driver: Driver | None = None
         self._cycle_limit = cycle_limit
         self._trip: Trip | None = None
+        self._binary: Binary | None = None
+        self._images = 0  # run since that was loaded
 
     @abstractmethod
     def port(self) -> str:
@@ -88,7 +95,7 @@ class BoardDevice(ABC):
             )
         driver = Driver(bus, self.config, self._cycle_limit)
         driver.load(binary, board.memory_base)
-        self.driver = driver
+        self.driver, self._binary, self._images = driver, binary, 0
 
     def run(
         self, inputs: Mapping[str, NDArray[np.uint8]]
@@ -105,6 +112,7 @@ class BoardDevice(ABC):
         asking = bus.status()  # what looking at the counter takes
         cycles = _passed(before, after) - _passed(after, asking)
         self._trip = Trip(cycles // images, sent // images, received // images)
+        self._images += images
         return outputs, self.driver.read_profile(len(self.driver.binary.layers))
 
     def trip(self) -> Trip:
@@ -112,6 +120,23 @@ class BoardDevice(ABC):
         if self._trip is None:
             raise DeviceError("nothing has run yet")
         return self._trip
+
+    def predictions(self) -> Iterator[Profile]:
+        """As `interface.BoardDevice.predictions`. Raises `DeviceError` for a board that this
+        version does not know."""
+        binary = self._binary
+        if binary is None or not self._images:
+            raise DeviceError("nothing has run yet")
+        board = self.open().description
+        memory = memory_timing(find_target(board.name), board.clock_hertz / 1e6)
+        model = ModelDevice(self.config, memory, cycle_limit=self._cycle_limit)
+        for phase in _spread(memory.phases):
+            # What runs after the setup may differ from what runs after an inference.
+            if self._images == 1 or model.binary is None:
+                model.load(binary)
+                if self._images > 1:
+                    model.profile()
+            yield model.profile(phase)
 
     @property
     def megahertz(self) -> float | None:
@@ -192,6 +217,21 @@ def connect(port: str, patience: Patience | None = None) -> tuple[SerialLine, Li
     except BaseException:
         line.close()
         raise
+
+
+def memory_timing(target: Target, megahertz: float) -> BoardMemory:
+    """Of a board's memory, for the core's model."""
+    if isinstance(target.memory, SdramChip):
+        return controller_timing(target.memory, megahertz)
+    return OnChipTiming()
+
+
+def _spread(count: int) -> Iterator[int]:
+    """0 .. count - 1, each once, the first few spread over all: steps of the golden section."""
+    step = round(count * 0.618)
+    while gcd(step, count) != 1:
+        step += 1
+    return (index * step % count for index in range(count))
 
 
 def _passed(before: LinkStatus, after: LinkStatus) -> int:

@@ -4,14 +4,78 @@ cycles compare with the core's model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from .devices.interface import Profile, Trip
+from .devices.interface import BoardDevice, Profile, Trip
+
+SAMPLES = 16
+"""Predictions that are made where not all are asked for."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the core's model says of an inference on a board.
+
+    The model has the board's memory: the controller's timing, its refreshes included. When the next
+    refresh is due as an inference begins, nobody knows: hence one profile for each time that it can
+    be due, and the least and most of each count over them. What an inference computes does not
+    depend on it. Nor does, mostly, what it drains; but a cycle in which the array drains while it
+    waits for memory counts as a wait (`hw/counters.py`), so a load that comes late hides some.
+    """
+
+    exact: bool
+    """Whether one is the board's own in every count and every layer."""
+    causes: dict[str, int]
+    """Of that one, or else of the first."""
+    least: dict[str, int]
+    """By cause; of all profiles made, up to an exact one."""
+    most: dict[str, int]
+    complete: bool
+    """Whether every time of the refresh was tried, or an exact profile found."""
+
+    @staticmethod
+    def of(measured: Profile, profiles: Iterable[Profile], complete: bool) -> Prediction:
+        """`complete`: `profiles` are all there are."""
+        found: list[Profile] = []
+        for profile in profiles:
+            found.append(profile)
+            if profile == measured:
+                break
+        exact = found[-1] == measured
+        counts = {cause: [profile.causes[cause] for profile in found] for cause in measured.causes}
+        return Prediction(
+            exact,
+            dict(found[-1 if exact else 0].causes),
+            {cause: min(each) for cause, each in counts.items()},
+            {cause: max(each) for cause, each in counts.items()},
+            complete or exact,
+        )
+
+    def span(self, cause: str) -> str:
+        """One number, or the least and the most where none is exact."""
+        least, most = self.least[cause], self.most[cause]
+        if self.exact:
+            return f"{self.causes[cause]:,}"
+        return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+    def difference(self, measured: dict[str, int]) -> str | None:
+        """The first cause in which a board differs from all profiles, or that none is exact where
+        all were tried; None if neither. Waits are compared only where all were."""
+        causes = WORK if not self.complete else tuple(measured)
+        for cause in causes:
+            if not self.least[cause] <= measured[cause] <= self.most[cause]:
+                span = self.span(cause)
+                return f"cause {cause}: {span} cycles on model, {measured[cause]:,} on the board"
+        if self.complete and not self.exact:
+            return "no time of the memory's refresh gives the board's cycles in every layer"
+        return None
+
 
 WORK = ("compute", "drain")
-"""Causes that do not depend on the memory: the same on a board as in the core's model."""
+"""Causes that do not depend on the memory, but for what waits hide."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +88,7 @@ class BoardTime:
     trip: Trip
     measured: dict[str, int]
     """Cycles by cause, from the core's counters."""
-    predicted: dict[str, int]
-    """The same by the core's model, whose memory never refreshes."""
+    predicted: Prediction
 
     @property
     def cycles(self) -> int:
@@ -42,13 +105,8 @@ class BoardTime:
         return None if self.megahertz is None else cycles / self.megahertz / 1e3
 
     def difference(self) -> str | None:
-        """The first cause that is work and took other cycles than the model says, None if all
-        agree."""
-        for cause in WORK:
-            expected, found = self.predicted[cause], self.measured[cause]
-            if expected != found:
-                return f"cause {cause}: {expected:,} cycles on model, {found:,} on the board"
-        return None
+        """As `Prediction.difference`."""
+        return self.predicted.difference(self.measured)
 
     def as_dict(self, head: int, layers: Sequence[int], tail: int) -> dict[str, Any]:
         """The JSON form; `time` is None without a clock. Cycles of the parts are the report's."""
@@ -74,7 +132,10 @@ class BoardTime:
             "bytes_received": self.trip.received,
             "time": time,
             "model": {
-                "causes": self.predicted,
+                "causes": self.predicted.causes,
+                "least": self.predicted.least,
+                "most": self.predicted.most,
+                "exact": self.predicted.exact,
                 "work_equal": difference is None,
                 "difference": difference,
             },
@@ -86,15 +147,14 @@ class BoardTime:
 
     def lines(self) -> list[str]:
         """To read, below the table of a report."""
-        predicted = ", ".join(f"{name} {count:,}" for name, count in self.predicted.items())
-        verdict = self.difference() or "compute and drain are equal"
+        predicted = ", ".join(f"{name} {self.predicted.span(name)}" for name in self.measured)
         parts = {
             "compute": self.cycles,
             "transfer": self.transfer_cycles,
             "end to end": self.trip.cycles,
         }
         traffic = f"{self.trip.sent:,} bytes to the board, {self.trip.received:,} back"
-        lines = [f"model: {predicted}; {verdict}"]
+        lines = [f"model: {predicted}; {self.difference() or self._agreement()}"]
         if self.megahertz is None:
             cycles = ", ".join(f"{name} {count:,}" for name, count in parts.items())
             return [*lines, f"cycles: {cycles}; {traffic}", self.note]
@@ -108,9 +168,18 @@ class BoardTime:
             f"{self.frames_per_second(self.cycles):,.1f} without the transfer",
         ]
 
+    def _agreement(self) -> str:
+        if self.predicted.exact:
+            return "the board's are equal, in every layer too"
+        spread = self.predicted.least["drain"] != self.predicted.most["drain"]
+        return f"compute is equal, drain {'among these' if spread else 'too'}"
 
-def board_time(
-    megahertz: float | None, note: str, trip: Trip, measured: Profile, predicted: Profile
-) -> BoardTime:
-    """Of profiles by the board and by the core's model."""
-    return BoardTime(megahertz, note, trip, dict(measured.causes), dict(predicted.causes))
+
+def board_time(device: BoardDevice, measured: Profile, thorough: bool) -> BoardTime:
+    """Of the last inference on a board, whose profile is `measured`. Of the predictions some are
+    made; all, up to an exact one, where those differ from the board or `thorough` asks for it."""
+    predicted = Prediction.of(measured, islice(device.predictions(), SAMPLES), complete=False)
+    causes = dict(measured.causes)
+    if thorough or predicted.difference(causes) is not None:
+        predicted = Prediction.of(measured, device.predictions(), complete=True)
+    return BoardTime(device.megahertz, device.clock_note, device.trip(), causes, predicted)

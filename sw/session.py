@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitloop.hw.config import CoreConfig
 
 from .binary import Binary
-from .board_time import BoardTime, board_time
+from .board_time import board_time
 from .codes import decode, encode, flip_sign, from_raw, to_raw
 from .devices.interface import BoardDevice, Device, MemoryModel, Profile, time_inference
 from .errors import DataError, DeviceError
@@ -119,8 +119,10 @@ class Session:
         found = self._run({s.name: from_raw(s, a) for s, a in self._inputs(inputs, "raw")})
         return self._outputs({s.name: to_raw(s, found[s.name]) for s in self.binary.output_specs})
 
-    def measure(self) -> LatencyReport:
-        """Reports the cycles of one image, which do not depend on the image's values.
+    def measure(self, thorough: bool = False) -> LatencyReport:
+        """Reports the cycles of one image, which do not depend on the image's values. `thorough`:
+        of a board's, look for the state of its memory in which the model gives every one of them,
+        which takes up to half a minute.
 
         Raises `DeviceError` for a device without time.
         """
@@ -130,19 +132,10 @@ class Session:
                 f"device {self.device.name!r} has no notion of time; "
                 "measure on `verilator`, `model` or a board"
             )
-        board = self._board_time(self.profile)
+        board = None
+        if isinstance(self.device, BoardDevice):
+            board = board_time(self.device, self.profile, thorough)
         return latency_report(self.binary, self.profile, self.device.name, board)
-
-    def _board_time(self, measured: Profile) -> BoardTime | None:
-        """Of the last run, where the device is a board."""
-        device = self.device
-        if not isinstance(device, BoardDevice):
-            return None
-        model = open_device("model", self.binary.config)
-        model.load(self.binary)
-        predicted = time_inference(model, self.binary)
-        assert predicted is not None  # a model has time
-        return board_time(device.megahertz, device.clock_note, device.trip(), measured, predicted)
 
     def _run(self, memory: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
         outputs, self.profile = self.device.run(memory)

@@ -64,8 +64,9 @@ def command(
 
     Causes sum to the cycles; so do head, layers and tail. Utilization is MACs over what the array
     could have done in a layer's cycles at its width. `--verify` asks both devices and names the
-    first layer or counter in which they differ, if any; a board may differ from the model in what
-    it waits, not in compute and drain.
+    first layer or counter in which they differ, if any. A board is compared with the model of its
+    own memory. Only when that is refreshed is unknown: waits are a range then, and `--verify` looks
+    for the time of the refresh that gives every cycle.
 
     On a board (`--device serial:PORT` or `virtual:BOARD`) the report also has milliseconds, of
     compute, of transfer over the link and end to end, and frames per second, where the clock is
@@ -99,7 +100,7 @@ def command(
             opened = open_device(name, loaded.config, model, say, record=bool(trace or html))
             session = Session(loaded, opened)
             say("running one inference")
-            reports.append(session.measure())
+            reports.append(session.measure(thorough=verify))
             if len(reports) == 1:
                 _draw(session, reports[0], _Files(binary, trace, html), model)
     if not both:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -95,6 +95,10 @@ class BoardDevice(Device, Protocol):
 
     def trip(self) -> Trip:
         """Of the last run, an image on average."""
+
+    def predictions(self) -> Iterator[Profile]:
+        """Of the last inference, by the core's model with the board's memory: one for each state of
+        the memory's refresh that it can have begun in, the first few spread over all."""
 
 
 def time_inference(device: Device, binary: Binary) -> Profile | None:

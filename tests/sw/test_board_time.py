@@ -6,13 +6,30 @@ from dataclasses import replace
 
 import pytest
 
-from bitloop.board_time import BoardTime
-from bitloop.devices.interface import Trip
+from bitloop.board_time import SAMPLES, BoardTime, Prediction, board_time
+from bitloop.devices.interface import Profile, Trip
 from bitloop.report import LatencyReport, LayerLatency
 
 CAUSES = {"compute": 60_000, "weight_wait": 5_000, "memory_wait": 9_000, "drain": 1_000}
-PREDICTED = {**CAUSES, "weight_wait": 4_000}
-BOARD = BoardTime(75.0, "met by the last build", Trip(300_000, 900, 200), CAUSES, PREDICTED)
+MEASURED = Profile(75_000, CAUSES, 7_500, (60_000, 6_000), 1_500)
+
+
+def other(layers=(60_000, 6_000), **causes):
+    """A profile that differs in these."""
+    return replace(MEASURED, causes={**CAUSES, **causes}, layer_cycles=layers)
+
+
+def predicted(*profiles, complete=False):
+    return Prediction.of(MEASURED, profiles, complete)
+
+
+BOARD = BoardTime(
+    75.0,
+    "met by the last build",
+    Trip(300_000, 900, 200),
+    CAUSES,
+    predicted(other(weight_wait=4_000), other(weight_wait=4_100)),
+)
 
 
 def report(board):
@@ -67,13 +84,72 @@ def test_the_table_has_milliseconds():
         assert words in table.caption
 
 
-def test_waits_may_differ_from_the_model_and_work_may_not():
+def test_waits_may_differ_from_a_sample_and_work_may_not():
     assert BOARD.difference() is None
-    assert report(BOARD).as_dict()["board"]["model"]["work_equal"] is True
+    model = report(BOARD).as_dict()["board"]["model"]
+    assert model["work_equal"] is True and model["exact"] is False
+    assert (model["least"]["weight_wait"], model["most"]["weight_wait"]) == (4_000, 4_100)
+    assert "weight_wait 4,000 to 4,100" in report(BOARD).as_table().caption
     for cause in ("compute", "drain"):
-        wrong = replace(BOARD, predicted={**PREDICTED, cause: 7})
+        wrong = replace(BOARD, predicted=predicted(other(**{cause: 7})))
         assert wrong.difference().startswith(f"cause {cause}: 7 cycles on model, ")
         assert report(wrong).as_dict()["board"]["model"]["work_equal"] is False
+
+
+def test_drain_may_be_what_the_model_says_at_some_time_of_the_refresh():
+    between = replace(BOARD, predicted=predicted(other(drain=990), other(drain=1_001)))
+    assert between.difference() is None
+    assert "drain 990 to 1,001; compute is equal, drain among these" in between.lines()[0]
+    below = replace(BOARD, predicted=predicted(other(drain=1_001), other(drain=1_002)))
+    assert below.difference() == "cause drain: 1,001 to 1,002 cycles on model, 1,000 on the board"
+
+
+def test_an_exact_prediction_ends_the_search():
+    def profiles():
+        yield other(drain=7)
+        yield MEASURED
+        raise AssertionError("asked for more")
+
+    found = Prediction.of(MEASURED, profiles(), complete=True)
+    assert found.exact and found.causes == CAUSES
+    line = replace(BOARD, predicted=found).lines()[0]
+    assert "drain 1,000; the board's are equal, in every layer too" in line
+
+
+def test_with_all_predictions_waits_and_layers_must_be_equal():
+    shifted = other(layers=(59_999, 6_001))
+    assert predicted(shifted).difference(CAUSES) is None
+    assert "in every layer" in predicted(shifted, complete=True).difference(CAUSES)
+    waits = predicted(other(memory_wait=8_000), complete=True)
+    assert waits.difference(CAUSES).startswith("cause memory_wait: 8,000 cycles on model")
+
+
+@pytest.mark.parametrize(
+    ("profiles", "thorough", "asked"),
+    [
+        ([other(weight_wait=4_000)] * 50, False, SAMPLES),
+        ([other(weight_wait=4_000)] * 50, True, SAMPLES + 50),
+        ([other(drain=7)] * 50, False, SAMPLES + 50),
+        ([other(drain=7)] * 30 + [MEASURED] * 20, False, SAMPLES + 31),
+    ],
+    ids=["a sample", "all asked for", "all to be sure", "up to the exact one"],
+)
+def test_more_predictions_are_made_where_a_sample_is_not_enough(profiles, thorough, asked):
+    class Board:
+        megahertz, clock_note, made = 75.0, "", 0
+
+        def trip(self):
+            return BOARD.trip
+
+        def predictions(self):
+            for profile in profiles:
+                self.made += 1
+                yield profile
+
+    board = Board()
+    found = board_time(board, MEASURED, thorough)
+    assert board.made == asked
+    assert found.predicted.exact == (MEASURED in profiles)
 
 
 def test_devices_that_are_no_boards_report_as_ever():
