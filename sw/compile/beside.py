@@ -1,17 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beside: the second layer in blocks of rows between the tiles of the first, to hide the load of an
-input that takes longer than the first layer computes."""
+"""Beside: what is computed while the input is loading: the first layer in blocks of rows, and where
+the input takes longer than that, the second in blocks between the tiles of the first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+from bitloop.hw.config import CoreConfig
+
+from .blocks import Pace, row_blocks
 from .extents import input_range, pieces
 from .instruct import Compiled
 from .layer import Kind
 from .streams import Streams
 from .tiles import Tiling
+
+
+def first_blocks(item: Compiled, config: CoreConfig) -> list[range]:
+    """Output rows of each COMPUTE of the first layer, so that it starts on the first rows of the
+    input while the rest is loading."""
+    height, width, _ = item.shape
+    assert item.source is not None
+    steps = item.parts[0].plan.cycles(height, width)
+    rows, columns, channels = item.source_shape
+    pace = Pace(
+        transfer=columns * channels / (config.data_bits // 8),
+        words=item.source.layout.width * item.source.layout.pixel_words,
+        in_step=steps == 2 * height * width,
+        compute=item.groups * steps / height,
+    )
+    needed = [input_range(item.layer, 0, range(y + 1), rows).stop for y in range(height)]
+    return row_blocks(needed, pace)
 
 
 def second_blocks(items: Sequence[Compiled], streams: Streams) -> list[range]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Window
 
-from .beside import first_tiles, second_blocks
-from .blocks import Pace, load_bound, row_blocks
+from .beside import first_blocks, first_tiles, second_blocks
+from .blocks import load_bound
 from .extents import input_range, pieces
 from .external import External
 from .homes import Relay
-from .instruct import Block, Compiled, output_words, sum_words, sums_layout
+from .instruct import Band, Block, Compiled, output_words, sum_words, sums_layout
 from .layer import Kind, Network
 from .moves import Chunk, Moves
 from .place import Placement
@@ -35,6 +35,8 @@ class _Work:
     columns: range
     groups: range
     part: int
+    band: Band | None = None
+    """Of a layer computed whole."""
 
 
 class _Turns:
@@ -116,7 +118,8 @@ class Chunker:
         if item.shape[:2] == (1, 1):
             region = replace(region, words=output_words(piece.groups, self.config))
         elif number == len(work) - 1 or work[number + 1].tile != piece.tile:
-            region = replace(region, rows=piece.rows)
+            start = min(y.rows.start for y in work if y.tile == piece.tile)
+            region = replace(region, rows=range(start, piece.rows.stop))
         else:
             return
         self.moves.store(self._port(name, Window.OUTPUT), placed, region)
@@ -197,10 +200,15 @@ class Chunker:
             rows = [range(height)]
             plain = item.layer.residual is None and item.layer.source not in self.network.views
             if index == 0 and fresh and len(ranges) == 1 and plain:
-                rows = self._row_blocks(item)
+                rows = first_blocks(item, self.config)
             if cut is not None:
                 rows = [y for y in cut(rows) if y]
-            return [_Work(n, y, range(width), g, 0) for n, y in enumerate(rows) for g in ranges]
+            return [
+                _Work(n, band.rows, band.columns, g, 0, band)
+                for n, y in enumerate(rows)
+                for g in ranges
+                for band in item.bands_of(y)
+            ]
         down = pieces(height, tiling.rows)
         tiles = list(
             enumerate(
@@ -214,22 +222,6 @@ class Chunker:
         if tiling.passes_first:
             return [_Work(n, *tile, g, p) for n, tile in tiles for p in parts for g in ranges]
         return [_Work(n, *tile, g, p) for n, tile in tiles for g in ranges for p in parts]
-
-    def _row_blocks(self, item: Compiled) -> list[range]:
-        """Output rows of each COMPUTE of the first layer, so that it starts on the first rows of
-        the input while the rest is loading."""
-        height, width, _ = item.shape
-        assert item.source is not None
-        steps = item.parts[0].plan.cycles(height, width)
-        rows, columns, channels = item.source_shape
-        pace = Pace(
-            transfer=columns * channels / (self.config.data_bits // 8),
-            words=item.source.layout.width * item.source.layout.pixel_words,
-            in_step=steps == 2 * height * width,
-            compute=item.groups * steps / height,
-        )
-        needed = [input_range(item.layer, 0, range(y + 1), rows).stop for y in range(height)]
-        return row_blocks(needed, pace)
 
     def _needs(self, item: Compiled, piece: _Work, memory: str) -> Hashable:
         """What a COMPUTE uses of a memory."""
@@ -287,7 +279,7 @@ class Chunker:
         assert source is not None and target is not None
         return Block(
             piece.groups, piece.rows, piece.columns, piece.part, source, target, residual, sums,
-            0, 0, 0,
+            0, 0, 0, False, piece.band,
         )  # fmt: skip
 
     def _source_region(self, item: Compiled, tiling: Tiling, piece: _Work) -> Region:
@@ -344,6 +336,8 @@ class Chunker:
             needed = [input_range(item.layer, 0, y.rows, height).stop for y in work[: number + 1]]
             start = max(needed[:-1], default=0)
             stop = height if number == len(work) - 1 else max(start, needed[-1])
+            if start == stop:
+                return
             region = replace(region, rows=range(start, stop))
         elif number:
             return

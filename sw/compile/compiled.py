@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -105,22 +105,27 @@ def _part(
         body.append({"mac": 1, "hold": 1, "emit": 1, "repeat": SUM_WORDS - 1})
         if weights.shape[1] == plan.source.shape[0]:
             weights = _with_zeros(weights)
-    try:
-        raw = b"".join(STEP.encode(entry) for entry in (*prologue, *body))
-    except EncodingError as error:
-        raise CompileError(
-            f"layer {layer.name}: {error}; its kernel reaches too far for a step entry"
-        ) from None
     return Part(
         layer=layer,
         plan=plan,
         words=part.words,
         seeded=not first,
         final=final,
-        entries=np.frombuffer(raw, np.uint8).reshape(-1, STEP_BITS // 8),
+        entries=encode_steps(layer, (*prologue, *body)),
         prologue_count=len(prologue),
         weights=weights,
     )
+
+
+def encode_steps(layer: Layer, entries: Sequence[Mapping[str, int]]) -> NDArray[np.uint8]:
+    """(entries, bytes) of a layer's step list."""
+    try:
+        raw = b"".join(STEP.encode(entry) for entry in entries)
+    except EncodingError as error:
+        raise CompileError(
+            f"layer {layer.name}: {error}; its kernel reaches too far for a step entry"
+        ) from None
+    return np.frombuffer(raw, np.uint8).reshape(-1, STEP_BITS // 8)
 
 
 def _with_zeros(weights: NDArray[np.uint8]) -> NDArray[np.uint8]:

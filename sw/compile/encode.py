@@ -14,6 +14,7 @@ from bitloop.hw.isa import LINE_BYTES
 
 from ..graph.ir import Graph
 from ..graph.validate import validate
+from .bands import banded
 from .compiled import compile_layer
 from .homes import port_offsets
 from .layer import Kind, Network
@@ -37,6 +38,7 @@ def compile_graph(graph: Graph, config: CoreConfig) -> Binary:
         compile_layer(network, index, placement, cuts, config)
         for index in range(len(network.layers))
     ]
+    items = banded(network, items, config)
     sections = Sections()
     setup, inference = schedule(network, items, placement, sections, config)
 

@@ -48,6 +48,18 @@ class Part:
         return [STEP.decode(entry.tobytes()) for entry in self.entries]
 
 
+@dataclass(frozen=True)
+class Band:
+    """Outputs of a layer that need a part of its only pass's steps."""
+
+    rows: range
+    columns: range
+    entries: range
+    """Of the pass's entries."""
+    first_row: int
+    """Of the weight rows of each group."""
+
+
 @dataclass(frozen=True, eq=False)
 class Compiled:
     """A layer with everything its instructions need."""
@@ -65,11 +77,24 @@ class Compiled:
     parts: tuple[Part, ...]
     parameters: NDArray[np.uint8]
     """(groups, bytes)"""
+    bands: tuple[Band, ...] = ()
+    """What makes the output of a layer computed whole, one after the other; none: all at once."""
 
     @property
     def groups(self) -> int:
         """Output groups."""
         return self.parameters.shape[0]
+
+    def bands_of(self, rows: range) -> list[Band]:
+        """What makes these rows of the output."""
+        height, width, _ = self.shape
+        entries = range(len(self.parts[0].entries))
+        bands = self.bands or (Band(range(height), range(width), entries, 0),)
+        cut = (
+            replace(y, rows=range(max(y.rows.start, rows.start), min(y.rows.stop, rows.stop)))
+            for y in bands
+        )
+        return [band for band in cut if band.rows]
 
     def reads(self, rows: range, columns: range, words: range, part: int) -> Region:
         """What of the source the output's `rows` and `columns` depend on in one pass; `words`: of
@@ -101,6 +126,12 @@ class Block:
     weight_base: int
     parameter_base: int
     mark: bool = False
+    band: Band | None = None
+    """That this block is."""
+
+    def entries(self, part: Part) -> range:
+        """Step entries of the pass that it walks."""
+        return self.band.entries if self.band else range(len(part.entries))
 
 
 def output_words(groups: range, config: CoreConfig) -> range:
@@ -130,6 +161,8 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
         assert block.sums is not None
         target, at = block.sums, SUM_WORDS * first_word
     top, left = block.rows.start, block.columns.start
+    entries = block.entries(part)
+    first_row = block.band.first_row if block.band else 0
     fields = {
         "mark": int(block.mark),
         "mode": plan.mode,
@@ -137,10 +170,10 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
         "output_parity": layer.output_parity if part.final else 0,
         "wrap": int(not part.final),
         "seeded": int(part.seeded),
-        "step_base": block.step_base,
+        "step_base": block.step_base + entries.start,
         "prologue_count": part.prologue_count,
-        "step_count": len(part.entries) - part.prologue_count,
-        "weight_base": block.weight_base,
+        "step_count": len(entries) - part.prologue_count,
+        "weight_base": block.weight_base + first_row,
         "weight_group_step": 0 if layer.shared else part.weights.shape[1],
         "parameter_base": block.parameter_base,
         "input_base": block.source.address(row, column, word) & ADDRESS_MASK,

@@ -18,7 +18,8 @@ from .layer import Kind, Layer
 from .layout import Layout
 from .steps import Lanes, Step, Word, group_words
 
-_DENSE = {8: (Mode.DENSE8, 1), 4: (Mode.DENSE4, 2), 2: (Mode.DENSE2, 4)}
+DENSE = {8: (Mode.DENSE8, 1), 4: (Mode.DENSE4, 2), 2: (Mode.DENSE2, 4)}
+"""By width of the weights: mode, and words a step."""
 WINDOW_SIZE = 3
 MAX_DISTANCE = 63
 """Rows or columns of a word from the origin: 7 bits signed, the origin at the first tap."""
@@ -58,8 +59,7 @@ def plan(
     if layer.kind is Kind.COPY:
         nothing = np.zeros((0, 1, config.lanes), np.int32)
         return Plan(Mode.DENSE8, (), (), nothing, (0, 0), (0, 0))
-    top, left, bottom, right = layer.padding
-    padded = (max(top, bottom) > 0, max(left, right) > 0 or layout.fold > 0)
+    padded, origin, stride = _frame(layer, layout)
     for axis, name in enumerate(("rows", "columns")):
         distance = layer.dilation[axis] * (layer.kernel[axis] - 1)
         if padded[axis] and distance > MAX_DISTANCE - layout.fold:
@@ -72,16 +72,13 @@ def plan(
             raise CompileError(
                 f"layer {layer.name}: stride {layer.stride} with padding must be at most 15"
             )
-    step, left = columns(layer, layout)
-    origin = (-top if padded[0] else 0, -left if padded[1] else 0)
-    stride = (layer.stride[0] if padded[0] else 0, step if padded[1] else 0)
 
     def finish(mode: Mode, prologue: list[Step], body: list[Step], digits: int) -> Plan:
         source = _source([*prologue, *body], digits, config.lanes)
         return Plan(mode, tuple(prologue), tuple(body), source, origin, stride)
 
     if layer.kind is Kind.DENSE:
-        mode, digits = _DENSE[layer.bits]
+        mode, digits = DENSE[layer.bits]
         if layout.fold:
             return finish(mode, [], fold_steps(layer, layout, digits), digits)
         words = _words(layer, layout, padded, config.lanes)
@@ -104,11 +101,44 @@ def plan(
     return best
 
 
-def _words(layer: Layer, layout: Layout, padded: tuple[bool, bool], lanes: int) -> list[Word]:
-    """Every word of one output pixel, channels innermost; `lanes` 0: one word a tap."""
+def partial_plan(
+    layer: Layer, layout: Layout, rows: range, columns: range, config: CoreConfig
+) -> Plan:
+    """The plan of a dense layer for outputs that only these rows and columns of the kernel serve.
+    Rows cut short are walked upwards, so that `bands` can join their weights to those of whole
+    ones."""
+    padded, origin, stride = _frame(layer, layout)
+    mode, digits = DENSE[layer.bits]
+    walked = rows[::-1] if len(columns) < layer.kernel[1] else rows
+    words = _words(layer, layout, padded, config.lanes, walked, columns)
+    body = _dense_steps(words, digits, layer.residual is not None)
+    return Plan(mode, (), tuple(body), _source(body, digits, config.lanes), origin, stride)
+
+
+def _frame(
+    layer: Layer, layout: Layout
+) -> tuple[tuple[bool, bool], tuple[int, int], tuple[int, int]]:
+    """Whether rows and columns are padded, and a plan's `origin` and `stride`."""
+    top, left, bottom, right = layer.padding
+    padded = (max(top, bottom) > 0, max(left, right) > 0 or layout.fold > 0)
+    step, left = columns(layer, layout)
+    origin = (-top if padded[0] else 0, -left if padded[1] else 0)
+    return padded, origin, (layer.stride[0] if padded[0] else 0, step if padded[1] else 0)
+
+
+def _words(
+    layer: Layer,
+    layout: Layout,
+    padded: tuple[bool, bool],
+    lanes: int,
+    rows: range | None = None,
+    columns: range | None = None,
+) -> list[Word]:
+    """The words of one output pixel, channels innermost; `lanes` 0: one word a tap. `rows`,
+    `columns`: of the kernel, all of them without."""
     words = []
-    for ky in range(layer.kernel[0]):
-        for kx in range(layer.kernel[1]):
+    for ky in range(layer.kernel[0]) if rows is None else rows:
+        for kx in range(layer.kernel[1]) if columns is None else columns:
             y, x = ky * layer.dilation[0], kx * layer.dilation[1]
             dy, dx = (y if padded[0] else 0), (x if padded[1] else 0)
             offset = y * layout.row_step + x * layout.pixel_step

@@ -23,15 +23,13 @@ CONFIG = preset("n16")
 OUTSTANDING = 4
 CYCLES = {
     # all, waiting for weights: with those in memory that exceed the chip
-    "resnet8": (50_003, 59),
+    "resnet8": (46_589, 59),
     "ds-cnn": (12_183, 59),
     "mobilenet-v1-0.25": (41_960, 59),
     "autoencoder": (2_809, 1_218),
 }
 MOST = {"resnet8": 51_500, "ds-cnn": 12_700, "mobilenet-v1-0.25": 42_500, "autoencoder": 1_600}
 BEYOND = {
-    # All banks are read in each of nine steps, so each residual takes a cycle of its own.
-    ("resnet8", 2, "conv2d_7"): 131,
     # The windows that make its words take 65 steps.
     ("ds-cnn", 2, "conv2d"): 7,
 }
@@ -68,7 +66,8 @@ def test_cycles_are_those_written_down(name):
 @pytest.mark.parametrize("name", ["resnet8", "ds-cnn", "autoencoder"])
 def test_narrow_weights_take_fewer_cycles(name, bits):
     """Every dense layer: 1.04 times the share of its steps that two or four words a step leave of
-    its 8-bit cycles, and 64, but for what `BEYOND` says."""
+    its 8-bit cycles, and 64, but for what `BEYOND` says. These cycles are those of all taps: at
+    least one for each of the steps that the bound counts, even where padding takes fewer."""
     wide, narrow = graph_of(name), graph_of(name, bits)
     nodes = {node.name: node for node in wide.nodes if isinstance(node, Conv) and node.groups == 1}
     binary = compile_graph(wide, CONFIG)
@@ -77,14 +76,14 @@ def test_narrow_weights_take_fewer_cycles(name, bits):
     narrow_nodes = {node.name: node for node in narrow.nodes}
     for layer, wide_cycles, cycles in zip(binary.layers, before, after, strict=True):
         if layer.name in nodes:
-            (steps, _), (narrow_steps, _) = (
+            (steps, least), (narrow_steps, _) = (
                 step_bound(graph, node, CONFIG.lanes, CONFIG.columns)
                 for graph, node in (
                     (wide, nodes[layer.name]),
                     (narrow, narrow_nodes[layer.name]),
                 )
             )
-            most = int(1.04 * narrow_steps / steps * wide_cycles + 64)
+            most = int(1.04 * narrow_steps / steps * max(wide_cycles, least) + 64)
             assert cycles - most <= BEYOND.get((name, bits, layer.name), 0), layer.name
 
 
