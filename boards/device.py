@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloop.binary import Binary
-from bitloop.devices.driver import Driver, MemoryMap
+from bitloop.devices.driver import Bus, Driver, MemoryMap
 from bitloop.devices.interface import Profile, Trip
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
@@ -94,8 +95,11 @@ class BoardDevice(ABC):
                 f"has {board.memory_bytes:,}"
             )
         driver = Driver(bus, self.config, self._cycle_limit)
-        driver.load(binary, board.memory_base)
+        self._place(driver, binary, board.memory_base)
         self.driver, self._binary, self._images = driver, binary, 0
+
+    def _place(self, driver: Driver, binary: Binary, memory_start: int) -> None:
+        driver.load(binary, memory_start)
 
     def run(
         self, inputs: Mapping[str, NDArray[np.uint8]]
@@ -164,17 +168,61 @@ class SerialDevice(BoardDevice):
         return self.open().description.clock_hertz / 1e6, "the clock of the board's bitstream"
 
 
+@dataclass(frozen=True)
+class _Shortcut:
+    """A `Bus` whose memory is written past the link."""
+
+    link: Bus
+    board: VirtualBoard
+    memory_base: int
+
+    def read_register(self, address: int) -> int:
+        return self.link.read_register(address)
+
+    def write_register(self, address: int, value: int) -> None:
+        self.link.write_register(address, value)
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        return self.link.read_memory(address, size)
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        self.board.write_memory(address - self.memory_base, data)
+
+    def wait(self, max_cycles: int) -> bool:
+        return self.link.wait(max_cycles)
+
+
 class VirtualDevice(BoardDevice):
-    """A board in simulation: `virtual:` and a target's name."""
+    """A board in simulation: `virtual:` and a target's name.
+
+    A program is put into its memory chip at once, and only inputs and outputs go over the link,
+    which takes some minutes of simulation for the 300 kB of a large network.
+    """
 
     def __init__(
-        self, name: str, config: CoreConfig, progress: Progress | None = None, **settings: Any
+        self,
+        name: str,
+        config: CoreConfig,
+        progress: Progress | None = None,
+        over_link: bool = False,
+        **settings: Any,
     ) -> None:
-        """Raises `DeviceError` for an unknown target."""
+        """`over_link`: programs too take the way that a real board's do. Raises `DeviceError` for
+        an unknown target."""
         super().__init__(name, config, settings.pop("patience", VIRTUAL_PATIENCE), **settings)
         self.target = find_target(name.removeprefix(VIRTUAL))
         self.board: VirtualBoard | None = None
         self._progress = progress
+        self._over_link = over_link
+
+    def _place(self, driver: Driver, binary: Binary, memory_start: int) -> None:
+        if self._over_link or self.board is None or not isinstance(self.target.memory, SdramChip):
+            super()._place(driver, binary, memory_start)
+            return
+        link = driver.bus
+        driver.bus = _Shortcut(link, self.board, memory_start)
+        super()._place(driver, binary, memory_start)
+        driver.bus = link
 
     def port(self) -> str:
         clock = self._built()

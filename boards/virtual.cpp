@@ -2,8 +2,9 @@
 // A board: its whole top, clocked, with the chips around it, behind a pseudo-terminal.
 //
 // argv: clock cycles of a bit on the line, then the memory chip's parameters where there is one.
-// Prints the terminal's name. Ends when standard input does, or with 1 and a line on standard error
-// when a chip's data sheet is violated. The clock stands still while nothing has come or gone for
+// Prints the terminal's name. Standard input is a way around the line: an address, a size (32 bits
+// each, little-endian) and so many bytes go into the memory chip, and a line says so. Ends when
+// standard input does, or with 1 and a line on standard error when a chip's data sheet is violated. The clock stands still while nothing has come or gone for
 // kPatience cycles, so a board nobody talks to costs nothing; a host that waits for the core asks.
 #include <fcntl.h>
 #include <poll.h>
@@ -15,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "Vtop.h"
@@ -64,6 +66,15 @@ class Board {
         cycles++;
     }
 
+    // The memory chip's bytes; none where there is no chip.
+    std::span<uint8_t> memory() {
+#ifdef BITLOOP_SDRAM
+        return chip_->memory();
+#else
+        return {};
+#endif
+    }
+
     std::string violation() const {
 #ifdef BITLOOP_SDRAM
         return chip_->violation();
@@ -101,10 +112,32 @@ int open_terminal() {
     return terminal;
 }
 
-bool ended(int input) {
-    char byte;
-    pollfd waiting{input, POLLIN, 0};
-    return poll(&waiting, 1, 0) > 0 && read(input, &byte, 1) == 0;
+bool waiting(int input) {
+    pollfd descriptor{input, POLLIN, 0};
+    return poll(&descriptor, 1, 0) > 0;
+}
+
+bool read_all(int input, void* to, size_t size) {
+    auto* at = static_cast<uint8_t*>(to);
+    while (size) {
+        const ssize_t count = read(input, at, size);
+        if (count <= 0) return false;
+        at += count;
+        size -= count;
+    }
+    return true;
+}
+
+// Put into the memory what standard input says; false at its end, or for what does not fit.
+bool fill(std::span<uint8_t> memory, int input) {
+    uint32_t where[2];
+    if (!read_all(input, where, sizeof where)) return false;
+    const auto [address, size] = where;
+    if (address > memory.size() || size > memory.size() - address) return false;
+    if (!read_all(input, memory.data() + address, size)) return false;
+    std::puts("written");
+    std::fflush(stdout);
+    return true;
 }
 
 }  // namespace
@@ -120,7 +153,8 @@ int main(int argc, char** argv) {
     auto& line = board.line;
     uint64_t active = 0;  // cycle of the last byte either way
     uint8_t bytes[kQueued];
-    while (!ended(STDIN_FILENO)) {
+    for (;;) {
+        if (waiting(STDIN_FILENO) && !fill(board.memory(), STDIN_FILENO)) return 0;
         if (line.to_board.size() < kQueued) {
             const ssize_t count = read(terminal, bytes, kQueued - line.to_board.size());
             if (count > 0) line.to_board.insert(line.to_board.end(), bytes, bytes + count);
@@ -132,9 +166,9 @@ int main(int argc, char** argv) {
             line.from_board.pop_front();
         }
         if (board.cycles - active > kPatience) {
-            pollfd waiting[] = {{terminal, POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}};
-            poll(waiting, 2, -1);
-            if (waiting[0].revents & POLLIN) active = board.cycles;
+            pollfd either[] = {{terminal, POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}};
+            poll(either, 2, -1);
+            if (either[0].revents & POLLIN) active = board.cycles;
             continue;
         }
         for (int i = 0; i < kSlice; i++) board.cycle();
@@ -143,5 +177,4 @@ int main(int argc, char** argv) {
             return 1;
         }
     }
-    return 0;
 }

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import json
 import select
+import struct
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,27 @@ class VirtualBoard:
         if not self.port:
             self.close()
             raise DeviceError(f"the simulation of {target.name} does not start: {self.complaint()}")
+
+    def write_memory(self, offset: int, data: bytes) -> None:
+        """Put `data` into the memory chip from byte `offset` on, at once: what the line takes
+        minutes for. Raises `DeviceError` where there is no such chip or no such place in it, or if
+        the simulation has ended."""
+        if not isinstance(self.target.memory, SdramChip) or offset < 0:
+            raise DeviceError(f"{self.target.name} has no memory chip to write to at {offset}")
+        pipe, answers = self._process.stdin, self._process.stdout
+        assert pipe is not None and answers is not None
+        try:
+            pipe.write(struct.pack("<II", offset, len(data)) + data)
+            pipe.flush()
+            ready, _, _ = select.select([answers], [], [], START_SECONDS)
+            written = bool(ready and answers.readline())
+        except (OSError, ValueError):  # it ended, or was closed
+            written = False
+        if not written:
+            raise DeviceError(
+                f"the simulation of {self.target.name} does not take {len(data):,} bytes at "
+                f"{offset:,}: {self.complaint() or 'no answer'}"
+            )
 
     def complaint(self) -> str:
         """What the simulation had to say when it ended; "" while it runs."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bitloop
-from bitloop.boards.device import VIRTUAL_PATIENCE, SerialDevice
+from bitloop.boards.device import VIRTUAL_PATIENCE, SerialDevice, VirtualDevice
 from bitloop.boards.link.host import LinkBus
 from bitloop.boards.link.line import SerialLine
 from bitloop.boards.targets import find_target
@@ -95,6 +95,18 @@ def test_a_board_says_what_it_is(device):
         device.bus.read_memory(end, 1)
 
 
+def test_a_program_can_be_placed_past_the_link(board, device):
+    bus = device.open()
+    content = bytes(range(256)) * 300
+    board.write_memory(4096, content)
+    assert bus.read_memory(4096 + 256, 64) == content[256:320]
+    end = TARGET.memory_bytes
+    board.write_memory(end - 4, b"last")
+    assert bus.read_memory(end - 4, 4) == b"last"
+    with pytest.raises(DeviceError, match="no memory chip"):
+        board.write_memory(-1, b"x")
+
+
 def test_a_port_is_asked_what_is_behind_it(board):
     found = ask(board.port)
     assert (found["board"], found["memory_bytes"]) == (TARGET.name, 32 << 20)
@@ -115,6 +127,10 @@ def test_a_binary_for_another_core_is_refused(digits, board):
 
 def test_a_board_that_is_switched_off_is_noticed_in_time():
     board = VirtualBoard(TARGET, CONFIG)
+    with pytest.raises(DeviceError, match="does not take 2 bytes at 33,554,431"):
+        board.write_memory(TARGET.memory_bytes - 1, b"ab")
+    board.close()
+    board = VirtualBoard(TARGET, CONFIG)
     line = SerialLine(board.port, TARGET.baud, 1.5)
     bus = LinkBus(line, VIRTUAL_PATIENCE)
     assert bus.status().damaged == 0
@@ -124,6 +140,21 @@ def test_a_board_that_is_switched_off_is_noticed_in_time():
         bus.status()
     assert time.monotonic() - start < 2
     line.close()
+
+
+def test_a_virtual_board_is_loaded_at_once_and_runs_the_same(digits):
+    graph, binary, images = digits
+    (spec,) = binary.input_specs
+    codes = {spec.name: images[spec.name][:1]}
+    device = VirtualDevice(f"virtual:{TARGET.name}", CONFIG)
+    device.load(binary)
+    assert device.bus.traffic.sent < binary.program_bytes / 4
+    found, profile = device.run({spec.name: flip_sign(spec, codes[spec.name])})
+    assert profile in list(device.predictions())
+    device.close()
+    expected = execute(graph, codes)
+    for spec in binary.output_specs:
+        assert np.array_equal(flip_sign(spec, found[spec.name]), expected[spec.name])
 
 
 def test_unknown_boards_are_named():
