@@ -6,12 +6,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from bitloop.errors import DeviceError
 from bitloop.sim.cache import cache_folder
@@ -59,6 +63,39 @@ def phase_of(line: str) -> str | None:
     return next((phase for text, phase in _NEXTPNR_PHASES if text in line), None)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came while a tool ran."""
+
+
+_ENDS_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() != {parent}:
+    sys.exit(1)
+"""
+"""What a tool's process begins with."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+@contextmanager
+def _termination_raised() -> Iterator[None]:
+    """SIGTERM raises `Terminated` inside, unless something else is done on it already, or this is
+    not the main thread, which alone can do so."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def run_tool(
     call: str,
     arguments: Sequence[str],
@@ -73,17 +110,20 @@ def run_tool(
     log itself, `own_log`, which then takes its place.
 
     Raises `DeviceError` with the errors of the log if it fails, and where the log is. When
-    interrupted, it ends the tool first.
+    interrupted, or told to terminate (`Terminated`), it ends the tool first; where this process is
+    killed outright, Linux ends the tool.
     """
     module, _, function = call.partition(":")
-    code = f"import sys, {module}; sys.exit({module}.{function}())"
-    if function.startswith("run_"):  # YoWASP's take their arguments, others read sys.argv
-        code = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
+    # YoWASP's take their arguments, others read sys.argv.
+    given = "sys.argv[1:]" if function.startswith("run_") else ""
+    code = _ENDS_WITH_PARENT.format(parent=os.getpid())
+    code += f"import {module}; sys.exit({module}.{function}({given}))"
     started = time.monotonic()
     say(what)
     last = ""
     path = folder / log
-    with open(path, "w", buffering=1) as file:  # whole lines, for whoever follows it
+    # Whole lines, for whoever follows it.
+    with open(path, "w", buffering=1) as file, _termination_raised():
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             cwd=folder,

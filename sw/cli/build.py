@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 NAME = "build"
 
+TERMINATED = 143
+"""Exit status where SIGTERM came."""
+
 GENERIC = "generic-axi"
 """The bare core with AXI ports, for boards and tools of others."""
 
@@ -94,15 +97,17 @@ def command(
     try:
         with progress(f"building {target.title} with {config.name}") as say:
             built = build_board(target, config, say, range(seed, seed + seeds), megahertz)
-    except KeyboardInterrupt:
-        from bitloop.boards.tools import results_folder
+    except KeyboardInterrupt as interruption:
+        from bitloop.boards.tools import Terminated, results_folder
 
+        told = isinstance(interruption, Terminated)
+        what = "told to end" if told else "interrupted"
         typer.echo(
-            f"bitloop: interrupted; steps that were finished, and the logs, are in "
+            f"bitloop: {what}; steps that were finished, and the logs, are in "
             f"{results_folder()}: the same command goes on from there",
             err=True,
         )
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(TERMINATED if told else INTERRUPTED) from None
     written = write_build(built, output)
     if as_json:
         print_json(built.report())

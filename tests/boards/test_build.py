@@ -5,8 +5,12 @@
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import board_without_core
 import pytest
@@ -146,6 +150,53 @@ def test_an_interrupted_tool_is_ended(tmp_path):
     assert said[-1] == f"interrupted while place and route; the log is {tmp_path / 'log'}"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+SLOW_TOOL = """
+import os, time
+def run_it(arguments):
+    open("tool", "w").write(str(os.getpid()))
+    print("Info: Running router2...", flush=True)
+    time.sleep(600)
+"""
+RUNNER = """
+import sys
+from pathlib import Path
+from bitloop.boards.tools import Terminated, run_tool
+try:
+    run_tool("slow_tool:run_it", [], Path.cwd(), "routing", lambda text: print(text, flush=True))
+except Terminated:
+    sys.exit(143)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_tool_ends_with_the_process_that_runs_it(tmp_path, number):
+    (tmp_path / "slow_tool.py").write_text(SLOW_TOOL)
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as runner:
+        lines = iter(runner.stdout.readline, "")
+        assert [next(lines), next(lines)] == ["routing\n", "routing: routing\n"]
+        tool = int((tmp_path / "tool").read_text())
+        runner.send_signal(number)
+        said = "".join(lines)
+    assert runner.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert ("interrupted while routing; the log is" in said) == (number == signal.SIGTERM)
+    for _ in range(100):
+        if not is_running(tool):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the tool still runs")
+
+
+def is_running(process):
+    """Whether a process runs; one that ended, and nobody asked of, does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_flashing_runs_the_loader(tmp_path, monkeypatch):
