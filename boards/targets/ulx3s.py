@@ -47,7 +47,7 @@ def _target(size: str, part: Part, preset: str, megahertz: float) -> Target:
     )
 
 
-ULX3S_85F = _target("85F", LFE5U_85F_381, "n16", 75)
+ULX3S_85F = _target("85F", LFE5U_85F_381, "n16m8", 95)
 ULX3S_45F = _target("45F", LFE5U_45F_381, "n8", 90)
-ULX3S_25F = _target("25F", LFE5U_25F_381, "n8", 90)
+ULX3S_25F = _target("25F", LFE5U_25F_381, "n4", 80)
 ULX3S_12F = _target("12F", LFE5U_12F_381, "n4", 80)

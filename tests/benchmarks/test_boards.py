@@ -16,8 +16,8 @@ from bitloop.boards.targets import TARGETS
 SEEDS = tuple(range(1, 1 + int(os.environ.get("BITLOOP_SEEDS", "3"))))
 SURROUNDINGS = ("link", "arbiter", "memory", "board")
 ROWS = [(target, target.preset) for target in TARGETS.values()]
-ROWS += [(TARGETS["ulx3s-85f"], "n16m8"), (TARGETS["ulx3s-25f"], "n4")]
-CLOCKS = {("ulx3s-85f", "n16m8"): 95, ("ulx3s-25f", "n4"): 80}
+ROWS += [(TARGETS["ulx3s-85f"], "n16"), (TARGETS["ulx3s-25f"], "n8")]
+CLOCKS = {("ulx3s-85f", "n16"): 75, ("ulx3s-25f", "n8"): 90}
 
 
 @pytest.mark.benchmark
