@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bitloop.errors import DeviceError
-from bitloop.sim.cache import cache_folder
+from bitloop.sim.cache import cache_folder, prune
 
 Say = Callable[[str], None]
 """Told what is being done."""
@@ -171,9 +171,10 @@ def version_of(package: str) -> str:
 
 
 def results_folder() -> Path:
-    """Where results are kept."""
+    """Where results are kept, those asked for longest ago removed where there are too many."""
     folder = cache_folder() / "boards"
     folder.mkdir(exist_ok=True)
+    prune(folder, locks_tell=True)
     return folder
 
 

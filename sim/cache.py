@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of what takes long to make: in `verilog` text, in `builds` compiled simulations, all
-named by hashes of what goes into them.
+"""The folder of what takes long to make: in `verilog` text, in `builds` compiled simulations, in
+`boards` netlists and routings, all named by hashes of what goes into them; in `runs` logs.
 
 A build is made in a temporary folder and renamed into place, so a folder with its final name is
 always complete. A lock file of each keeps two processes from making the same one twice, tells a
@@ -25,7 +25,7 @@ from pathlib import Path
 from bitloop.errors import DeviceError
 
 MOST_BYTES = 4 << 30
-"""Of all builds; beyond, those not asked for longest are removed."""
+"""Of each of these folders; beyond, what was not asked for longest is removed."""
 KEPT_SECONDS = 3600.0
 """A build asked for so recently stays in any case: it may be about to be started."""
 
@@ -71,13 +71,17 @@ def text_once(name: Callable[[], str], make: Callable[[], str]) -> str:
     folder = cache_folder() / "verilog"
     folder.mkdir(exist_ok=True)
     path = folder / name()
-    if path.is_file():
-        return path.read_text()
+    with contextlib.suppress(FileNotFoundError):
+        text = path.read_text()
+        with contextlib.suppress(OSError):  # a cache that nothing can be written to
+            os.utime(path)  # it counts as used now
+        return text
     text = make()
     if folder / name() == path:
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as handle:
             handle.write(text)
         os.replace(handle.name, path)
+        prune_unlocked(folder)
     return text
 
 
@@ -121,26 +125,60 @@ def remove_abandoned(builds: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def prune(builds: Path, most_bytes: int = MOST_BYTES, kept_seconds: float = KEPT_SECONDS) -> None:
+def prune(
+    builds: Path,
+    most_bytes: int = MOST_BYTES,
+    kept_seconds: float = KEPT_SECONDS,
+    locks_tell: bool = False,
+) -> None:
     """Removes builds, those not asked for longest first, until the rest has `most_bytes` at most;
-    none that was asked for in the last `kept_seconds`, or that another process holds."""
+    none that was asked for in the last `kept_seconds`, or that another process holds. `locks_tell`:
+    when one was asked for is when its lock was last taken, not the time of its folder."""
+
+    def asked(folder: Path) -> float:
+        return (_lock_of(builds, folder.name) if locks_tell else folder).stat().st_mtime
+
     found = []
     for folder in builds.iterdir():
         if folder.is_dir() and not folder.name.startswith("."):
             with contextlib.suppress(OSError):  # another process removes it as well
-                size = sum(path.stat().st_size for path in folder.iterdir())
-                found.append((folder.stat().st_mtime, size, folder))
+                found.append((asked(folder), _size(folder), folder))
     total = sum(size for _, size, _ in found)
     for _, size, folder in sorted(found):
         if total <= most_bytes:
             break
         with _if_free(_lock_of(builds, folder.name)) as free, contextlib.suppress(OSError):
             # The time of use again, now that nobody can ask.
-            if free and folder.stat().st_mtime <= time.time() - kept_seconds:
+            if free and asked(folder) <= time.time() - kept_seconds:
                 aside = Path(tempfile.mkdtemp(prefix=f"{_REMOVED}{folder.name}.", dir=builds))
                 folder.rename(aside)  # replaces the empty one
                 shutil.rmtree(aside, ignore_errors=True)
                 total -= size
+
+
+def prune_unlocked(
+    folder: Path, most_bytes: int = MOST_BYTES, kept_seconds: float = KEPT_SECONDS
+) -> None:
+    """The same for files and folders that have no locks, by the time of their last change: who
+    reads one must bear that it is gone."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_mtime, _size(path), path))
+    total = sum(size for _, size, _ in found)
+    for changed, size, path in sorted(found):
+        if total <= most_bytes or changed > time.time() - kept_seconds:
+            break
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        total -= size
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(each.lstat().st_size for each in files if not each.is_dir())
 
 
 def _lock_of(builds: Path, name: str) -> Path:
@@ -161,8 +199,8 @@ def _asked_for(final: Path, product: str, lock: Path) -> bool:
 
 @contextmanager
 def _if_free(lock: Path) -> Iterator[bool]:
-    """Holds the lock if nobody else does, and says whether it is held."""
-    with open(lock, "w") as handle:
+    """Holds the lock if nobody else does, and says whether it is held. Its time stays as it is."""
+    with open(lock, "a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

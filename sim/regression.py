@@ -29,7 +29,7 @@ from bitloop.hw.config import CoreConfig
 from bitloop.hw.config import preset as find_preset
 
 from .build import Progress, Recipe, build
-from .cache import cache_folder
+from .cache import cache_folder, prune_unlocked
 
 BENCH_PACKAGE = "bitloop.sim.benches"
 TIMESCALE = "1ns/1ps"
@@ -156,6 +156,8 @@ def run_bench(
     selected = list(tests) if tests is not None else cocotb_tests(module)
     runs = output or cache_folder() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
+    if output is None:
+        prune_unlocked(runs)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-{preset}-{seed}-", dir=runs))
     try:
         top, verilog = _verilog_of(module, preset)

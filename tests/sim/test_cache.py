@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from bitloop.sim.cache import built_once, content_key, locked, prune, remove_abandoned, text_once
+from bitloop.sim.cache import (
+    built_once,
+    content_key,
+    locked,
+    prune,
+    prune_unlocked,
+    remove_abandoned,
+    text_once,
+)
 
 HOUR = 3600.0
 
@@ -115,6 +123,40 @@ def test_builds_asked_for_lately_or_held_by_someone_stay(builds: Path) -> None:
         assert names(builds) == {"held", "lately"}
     prune(builds, most_bytes=0)
     assert names(builds) == {"lately"}
+
+
+def test_where_locks_tell_the_time_is_theirs(builds: Path) -> None:
+    for index, name in enumerate("abc"):
+        built_once(name, "product", put("x" * 100))
+        age(builds / name, 5)
+        age(builds / f"{name}.lock", 10 - index)
+    (builds / "a" / "sub").mkdir()
+    (builds / "a" / "sub" / "more").write_text("x" * 100)
+    with locked(builds / "a.lock"):
+        pass  # somebody asks
+    prune(builds, most_bytes=300, locks_tell=True)
+    assert names(builds) == {"a", "c"}
+    prune(builds, most_bytes=0, locks_tell=True)
+    assert names(builds) == {"a"}
+
+
+def test_text_and_logs_go_oldest_first_and_lately_used_ones_stay(builds: Path) -> None:
+    folder = builds.parent / "verilog"
+    for index, name in enumerate(("first", "second", "third")):
+        assert text_once(lambda name=name: name, lambda: "x" * 100) == "x" * 100
+        age(folder / name, 10 - index)
+    run = folder / "run"
+    run.mkdir()
+    (run / "log").write_text("x" * 100)
+    age(run, 20)
+    assert text_once(lambda: "first", lambda: "never made") == "x" * 100
+    prune_unlocked(folder, most_bytes=400)
+    assert names(folder) == {"first", "second", "third", "run"}
+    prune_unlocked(folder, most_bytes=250)
+    assert names(folder) == {"first", "third"}
+    prune_unlocked(folder, most_bytes=0)
+    assert names(folder) == {"first"}
+    assert text_once(lambda: "third", lambda: "again") == "again"
 
 
 def test_text_is_made_once_and_not_kept_if_its_sources_change_meanwhile(builds: Path) -> None:
