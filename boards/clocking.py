@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Const, Instance, Module, Signal, Value
 from amaranth.lib import cdc, wiring
 from amaranth.lib.wiring import In, Out
@@ -13,17 +15,26 @@ RESET_CYCLES = 64
 """Of reset, at least."""
 
 
-def add_pll(
-    m: Module, settings: PllSettings, source: Value, main: Signal, shifted: Signal, locked: Signal
-) -> None:
-    """The cell that makes `main` and, delayed, `shifted` of the clock `source`."""
-    add = _add_ehxplll if settings.limits is EHXPLLL else _add_rpll
-    add(m, settings, source, main, shifted, locked)
+@dataclass(frozen=True)
+class PllSignals:
+    """What a PLL joins: the clock it gets, and what it makes."""
+
+    source: Value
+    main: Signal
+    shifted: Signal
+    """`main`, delayed."""
+    locked: Signal
 
 
-def _add_ehxplll(
-    m: Module, settings: PllSettings, source: Value, main: Signal, shifted: Signal, locked: Signal
-) -> None:
+def add_pll(m: Module, settings: PllSettings, part: str, signals: PllSignals) -> None:
+    """The cell of `settings` in the FPGA called `part`."""
+    if settings.limits is EHXPLLL:
+        _add_ehxplll(m, settings, signals)
+    else:
+        _add_rpll(m, settings, part, signals)
+
+
+def _add_ehxplll(m: Module, settings: PllSettings, signals: PllSignals) -> None:
     # The oscillator is fed back through an output of its own, so that its frequency need not be a
     # multiple of the clock's. A phase of 0 is a counter that starts at the divider - 1.
     feedback = Signal()
@@ -61,18 +72,16 @@ def _add_ehxplll(
         i_RST=Const(0),
         i_PLLWAKESYNC=Const(0),
         i_ENCLKOP=Const(0),
-        i_CLKI=source,
+        i_CLKI=signals.source,
         i_CLKFB=feedback,
         o_CLKINTFB=feedback,
-        o_CLKOP=main,
-        o_CLKOS=shifted,
-        o_LOCK=locked,
+        o_CLKOP=signals.main,
+        o_CLKOS=signals.shifted,
+        o_LOCK=signals.locked,
     )
 
 
-def _add_rpll(
-    m: Module, settings: PllSettings, source: Value, main: Signal, shifted: Signal, locked: Signal
-) -> None:
+def _add_rpll(m: Module, settings: PllSettings, part: str, signals: PllSignals) -> None:
     rise = settings.phase
     fall = (rise + settings.steps // 2) % settings.steps
     parameters = {
@@ -85,7 +94,7 @@ def _add_rpll(
     m.submodules.pll = Instance(
         "rPLL",
         p_FCLKIN=f"{settings.input_megahertz:g}",
-        p_DEVICE="GW2AR-18C",
+        p_DEVICE=part,
         p_IDIV_SEL=settings.reference - 1,
         p_FBDIV_SEL=settings.feedback - 1,
         p_ODIV_SEL=settings.divider,
@@ -104,10 +113,10 @@ def _add_rpll(
         i_RESET=Const(0),
         i_RESET_P=Const(0),
         i_CLKFB=Const(0),
-        i_CLKIN=source,
-        o_CLKOUT=main,
-        o_CLKOUTP=shifted,
-        o_LOCK=locked,
+        i_CLKIN=signals.source,
+        o_CLKOUT=signals.main,
+        o_CLKOUTP=signals.shifted,
+        o_LOCK=signals.locked,
     )
 
 

@@ -25,7 +25,7 @@ from bitloop.hw.axi import connect_flat, flat_ports
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.verilog import COLUMN
 
-from .clocking import ResetControl, add_pll
+from .clocking import PllSignals, ResetControl, add_pll
 from .pll import PllSettings
 from .sdram import sdram_signature
 from .sdram_chip import SdramChip
@@ -76,7 +76,8 @@ class BoardTop(Elaboratable):
             m.d.comb += domain.clk.eq(shifted if name == "shifted" else main)
             if name == "sync":
                 reset = domain.rst
-        add_pll(m, self.clocks, self._input(m, pins.clock), main, shifted, locked)
+        clocks = PllSignals(self._input(m, pins.clock), main, shifted, locked)
+        add_pll(m, self.clocks, self.target.part.name, clocks)
         m.submodules.reset_control = control = ResetControl()
         m.d.comb += [control.locked.eq(locked), reset.eq(control.reset)]
         if pins.reset:

@@ -8,23 +8,23 @@ from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.sim import Simulator
 
-from bitloop.boards.clocking import RESET_CYCLES, ResetControl, add_pll
+from bitloop.boards.clocking import RESET_CYCLES, PllSignals, ResetControl, add_pll
 from bitloop.boards.targets import TARGETS
 
 
 class Clock(Elaboratable):
-    def __init__(self, settings):
-        self.settings = settings
+    def __init__(self, settings, part):
+        self.settings, self.part = settings, part
         self.ports = [Signal(name=name) for name in ("source", "main", "shifted", "locked")]
 
     def elaborate(self, platform):
         m = Module()
-        add_pll(m, self.settings, *self.ports)
+        add_pll(m, self.settings, self.part, PllSignals(*self.ports))
         return m
 
 
-def parameters(settings):
-    clock = Clock(settings)
+def parameters(settings, part="LFE5U-12F"):
+    clock = Clock(settings, part)
     text = verilog.convert(clock, ports=clock.ports, emit_src=False)
     found = re.findall(r"\.(\w+)\((\d+'\w+|\"[^\"]*\")\)", text)
     values = {}
@@ -54,7 +54,8 @@ def test_ehxplll(name):
 
 def test_rpll():
     settings = TARGETS["tang-nano-20k"].clocks()
-    values = parameters(settings)
+    values = parameters(settings, "GW2AR-18C")
+    assert values["DEVICE"] == "GW2AR-18C"
     output = 27 * (values["FBDIV_SEL"] + 1) / (values["IDIV_SEL"] + 1)
     assert output == pytest.approx(settings.megahertz)
     assert 500 <= output * values["ODIV_SEL"] <= 1250
