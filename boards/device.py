@@ -28,7 +28,7 @@ from .link.protocol import BAUD, CYCLE_BITS, LinkStatus
 from .sdram import controller_timing
 from .sdram_chip import SdramChip
 from .targets import Target, find_target
-from .virtual import VirtualBoard
+from .virtual import VirtualBoard, content
 
 SERIAL = "serial:"
 VIRTUAL = "virtual:"
@@ -214,6 +214,13 @@ class VirtualDevice(BoardDevice):
         self.board: VirtualBoard | None = None
         self._progress = progress
         self._over_link = over_link
+
+    @property
+    def build(self) -> str:
+        """What its measurements are kept under. Other boards have none: a link does not say which
+        bitstream is behind it."""
+        clocks = self.board.clocks if self.board is not None else self.target.clocks(self._built())
+        return content(self.target, self.config, clocks)
 
     def _place(self, driver: Driver, binary: Binary, memory_start: int) -> None:
         if self._over_link or self.board is None or not isinstance(self.target.memory, SdramChip):

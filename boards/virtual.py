@@ -20,7 +20,7 @@ import bitloop.hw
 from bitloop.errors import DeviceError
 from bitloop.hw.config import CoreConfig
 from bitloop.sim.build import Progress, Recipe, build
-from bitloop.sim.cache import content_key, text_once
+from bitloop.sim.cache import content_hash, content_key, text_once
 
 from .link.uart import divisor
 from .pll import PllSettings
@@ -70,6 +70,15 @@ def prepare(
         compiler_flags=f"-std=gnu++20 -I{_HERE}" + (" -DBITLOOP_SDRAM" if has_chip else ""),
     )
     return build(recipe, progress)
+
+
+def content(target: Target, config: CoreConfig, clocks: PllSettings) -> str:
+    """SHA-256 of what a virtual board is, its chips included: with a program, all that its cycles
+    depend on but when the memory is refreshed. Raises as `prepare`."""
+    chip = target.memory
+    parameters = chip.model_parameters(clocks.megahertz) if isinstance(chip, SdramChip) else ()
+    texts = [path.read_text() for path in (_HERE / "virtual.cpp", _HERE / "sdram_chip.h")]
+    return content_hash(_verilog(target, config, clocks), repr(parameters), *texts)
 
 
 class VirtualBoard:

@@ -32,7 +32,7 @@ _HERE = Path(__file__).parent
 def conditions(device: Device) -> Conditions | None:
     """What cycles on this device depend on; None for one that does not say what it is.
 
-    A board says it by `build`, the SHA-256 of its bitstream, with `config` and `memory`.
+    A board says it by `build`, a SHA-256 of what it was made from, and `config`.
     """
     config = getattr(device, "config", None)
     if not isinstance(config, CoreConfig):
@@ -73,6 +73,7 @@ class StoredDevice:
         self.name = device.name
         self.config: CoreConfig = device.config  # type: ignore[attr-defined]
         self.megahertz: float | None = getattr(device, "megahertz", None)
+        self.clock_note: str = getattr(device, "clock_note", "")
         self.reused = 0
         """Measurements that the store knew."""
         self.measured = 0

@@ -59,12 +59,13 @@ class Budget:
         return limits
 
 
-def check_clock(megahertz: float | None) -> float:
-    """The clock in MHz; raises `SearchError` where it is unknown or makes no sense."""
+def check_clock(megahertz: float | None, note: str = "") -> float:
+    """The clock in MHz; raises `SearchError` where it is unknown or makes no sense. `note`: how the
+    device says it can be known."""
     if megahertz is None:
         raise SearchError(
             "a budget in milliseconds needs the core's clock: give it in MHz (--clock-mhz), or "
-            "measure on a board whose build knows it"
+            + (note or "measure on a board whose build knows it")
         )
     if not 0 < megahertz < math.inf:
         raise SearchError(f"clock of {megahertz} MHz: must be above 0")

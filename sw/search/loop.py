@@ -116,7 +116,8 @@ def search(
     budget.check()
     settings.check()
     if budget.milliseconds is not None:
-        check_clock(megahertz or getattr(device, "megahertz", None))
+        known = megahertz or getattr(device, "megahertz", None)
+        check_clock(known, getattr(device, "clock_note", ""))
     if is_quantized(program):
         raise SearchError("the network is quantized already: the search needs the float network")
     ranking, scoring = data.halves(settings.seed) if evaluation is None else (data, evaluation)

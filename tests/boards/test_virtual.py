@@ -16,11 +16,14 @@ from bitloop.cli.devices import ask
 from bitloop.codes import encode, flip_sign
 from bitloop.compile import compile_graph
 from bitloop.demo.digits import load_digits, train
-from bitloop.errors import BinaryError, DeviceError
+from bitloop.errors import BinaryError, DeviceError, SearchError
 from bitloop.frontend.torch_export import import_program
 from bitloop.graph.execute import execute
 from bitloop.hw.config import preset
+from bitloop.search.budget import check_clock
 from bitloop.session import Session, open_device
+from bitloop.sim.store import Store
+from bitloop.sim.stored import StoredDevice, conditions, stored
 
 CONFIG = preset("n4")
 TARGET = find_target("ulx3s-12f")
@@ -155,6 +158,24 @@ def test_a_virtual_board_is_loaded_at_once_and_runs_the_same(digits):
     expected = execute(graph, codes)
     for spec in binary.output_specs:
         assert np.array_equal(flip_sign(spec, found[spec.name]), expected[spec.name])
+
+
+def test_measurements_are_kept_for_a_board_that_says_what_it_is(tmp_path, board, monkeypatch):
+    monkeypatch.setattr(VirtualDevice, "_built", lambda device: None)
+    device = VirtualDevice(f"virtual:{TARGET.name}", CONFIG)
+    found = conditions(device)
+    assert found == conditions(VirtualDevice(f"virtual:{TARGET.name}", CONFIG))
+    assert isinstance(stored(device, Store(tmp_path / "measurements.sqlite")), StoredDevice)
+    slower = VirtualDevice(f"virtual:{TARGET.name}", CONFIG)
+    monkeypatch.setattr(slower, "_built", lambda: 50.0)  # its memory waits other numbers of cycles
+    assert conditions(slower).hardware != found.hardware
+    # What is behind a port does not say of which bitstream it is.
+    assert conditions(SerialDevice(f"serial:{board.port}", CONFIG)) is None
+
+
+def test_a_budget_of_time_without_a_clock_names_the_build_that_is_missing():
+    with pytest.raises(SearchError, match="--clock-mhz.*or no build of x: run `bitloop build`"):
+        check_clock(None, "no build of x: run `bitloop build`")
 
 
 def test_unknown_boards_are_named():
