@@ -17,22 +17,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitloop.hw.config import ACTIVATION_BANKS, CoreConfig
+from bitloop.hw.isa import START_CYCLES
 
 from .blocks import load_bound
 from .compiled import encode_steps
-from .instruct import Band, Compiled
+from .extents import pieces
+from .instruct import Band, Compiled, Part
 from .layer import Kind, Layer, Network
+from .layout import Layout
 from .pack import pack_weights
 from .plan import DENSE, Plan, partial_plan
 from .steps import compress
+from .tiles import COMPUTE_OVERHEAD
 
-COMPUTE_CYCLES = 5
-"""Cycles that a further COMPUTE costs, about."""
+START = START_CYCLES - 1
+"""Cycles in which no step is issued from one COMPUTE to the next, at least."""
+MOST_MOVED = 1.1
+"""Estimate of a tiled layer's cycles, loads and stores among them, over its steps, at most."""
 
 T = TypeVar("T")
 
@@ -54,11 +62,12 @@ def banded(network: Network, items: Sequence[Compiled], config: CoreConfig) -> l
     where all stay on the chip with them, those first that save most."""
     result = list(items)
     found = []
+    stays = _all_rows(items) <= config.weight_rows
     beside = items[0].tiling is not None and load_bound(network, config)
     for index, item in enumerate(items):
-        if _eligible(item) and not (beside and index == 1):  # that runs row by row with the first
+        if _eligible(item) and not (beside and index < 2):  # those run row by row, side by side
             for sides in (True, False):
-                saved, made = _cut(item, sides, config)
+                saved, made = _cut(item, sides, stays, config)
                 if saved > 0:
                     found.append((saved, index, made))
     for _, index, made in sorted(found, key=lambda y: -y[0]):
@@ -69,15 +78,27 @@ def banded(network: Network, items: Sequence[Compiled], config: CoreConfig) -> l
 
 
 def _eligible(item: Compiled) -> bool:
-    """Whether a layer may have bands: padded and computed whole. Padding must have code 0, which
-    adds nothing to a sum: constants count the padded taps."""
-    layer = item.layer
-    if layer.kind is not Kind.DENSE or item.tiling is not None or len(item.parts) != 1:
+    """Whether a layer may have bands: dense, padded and made in one pass. Padding must have code 0,
+    which adds nothing to a sum: constants count the padded taps. Where tiles are loaded and stored
+    meanwhile, fewer steps save nothing if moving takes longer, or if steps leave it no bank."""
+    layer, tiling = item.layer, item.tiling
+    if layer.kind is not Kind.DENSE or len(item.parts) != 1 or _layout(item).fold:
         return False
     if layer.padding_code != 0 or max(layer.padding) <= 0:
         return False
+    if tiling is None:
+        return True
+    height, width, _ = item.shape
+    steps = item.groups * item.parts[0].plan.cycles(height, width)
+    return tiling.cycles <= MOST_MOVED * steps and DENSE[layer.bits][1] < ACTIVATION_BANKS
+
+
+def _layout(item: Compiled) -> Layout:
+    """Of the input, in tiles or whole."""
+    if item.tiling is not None and item.tiling.source is not None:
+        return item.tiling.source.layout
     assert item.source is not None
-    return not item.source.layout.fold
+    return item.source.layout
 
 
 def classes(layer: Layer, axis: int, outputs: int, inputs: int) -> list[Class]:
@@ -126,23 +147,25 @@ def _best(
     return best[-1]
 
 
-def _cut(item: Compiled, sides: bool, config: CoreConfig) -> tuple[int, Compiled]:
+def _cut(item: Compiled, sides: bool, stays: bool, config: CoreConfig) -> tuple[float, Compiled]:
     """Cycles that a layer's bands save, about, and the layer with them. Without `sides`, bands are
-    as wide as the image; they need no further weight rows, or there are none."""
-    assert item.source is not None
-    layer, layout = item.layer, item.source.layout
+    as wide as the image; they need no further weight rows, or there are none. `stays`: all weights
+    stay on the chip, so that a COMPUTE makes all output groups."""
+    layer, layout = item.layer, _layout(item)
     height, width, _ = item.shape
     rows = classes(layer, 0, height, item.source_shape[0])
     columns = classes(layer, 1, width, item.source_shape[1])
     if not sides:
         columns = [Class(range(width), range(layer.kernel[1]))]
     _, digits = DENSE[layer.bits]
+    start = START if item.tiling is None else COMPUTE_OVERHEAD
+    start *= 1 if stays else -(-item.groups // config.groups_per_word)
 
     def estimate(down: Class, across: Class) -> float:
         words = len(down.taps) * len(across.taps) * layout.pixel_words
         words += layer.residual is not None and digits == ACTIVATION_BANKS
         pixels = len(down.outputs) * len(across.outputs)
-        return COMPUTE_CYCLES + item.groups * pixels * -(-words // digits)
+        return start + item.groups * pixels * -(-words // digits)
 
     cells = rectangles(rows, columns, estimate)
     plans = {
@@ -155,7 +178,9 @@ def _cut(item: Compiled, sides: bool, config: CoreConfig) -> tuple[int, Compiled
         [entry.tobytes() for entry in encode_steps(layer, compress(y.body))] for y in plans.values()
     ]
     entries, entry_starts = superstring(encoded)
-    if not sides and len(rows_used) > len(whole.source):
+    if len(rows_used) > len(whole.source) and (
+        not sides or item.groups * len(rows_used) > config.weight_rows
+    ):
         return 0, item
     places = {
         taps: (range(at, at + len(own)), row)
@@ -165,17 +190,36 @@ def _cut(item: Compiled, sides: bool, config: CoreConfig) -> tuple[int, Compiled
         Band(down.outputs, across.outputs, *places[down.taps, across.taps])
         for down, across in cells
     )
-    saved = COMPUTE_CYCLES + item.groups * height * width * _cycles(layer, whole)
+    banded = replace(item, bands=bands)
+    saved = item.groups * height * width * _cycles(layer, whole)
     for down, across in cells:
         pixels = item.groups * len(down.outputs) * len(across.outputs)
-        saved -= COMPUTE_CYCLES + pixels * _cycles(layer, plans[down.taps, across.taps])
-    source = np.frombuffer(b"".join(rows_used), np.int32).reshape(-1, *whole.source.shape[1:])
+        saved -= pixels * _cycles(layer, plans[down.taps, across.taps])
+    for tile in _tiles(item):
+        saved -= start * (len(banded.cells(0, *tile)) - 1)
     part = replace(
         item.parts[0],
-        weights=pack_weights(layer, replace(whole, source=source), config),
+        weights=_weights(item.parts[0], rows_used, config),
         entries=np.frombuffer(b"".join(entries), np.uint8).reshape(len(entries), -1),
     )
-    return saved, replace(item, parts=(part,), bands=bands)
+    return saved, replace(banded, parts=(part,))
+
+
+def _weights(part: Part, rows: Sequence[bytes], config: CoreConfig) -> NDArray[np.uint8]:
+    """A pass's weights with these rows."""
+    packed = {row: number for number, row in enumerate(_weight_rows(part.plan))}
+    if packed.keys() >= set(rows):
+        return np.ascontiguousarray(part.weights[:, [packed[row] for row in rows]])
+    source = np.frombuffer(b"".join(rows), np.int32).reshape(-1, *part.plan.source.shape[1:])
+    return pack_weights(part.layer, replace(part.plan, source=source), config)
+
+
+def _tiles(item: Compiled) -> list[tuple[range, range]]:
+    """Rows and columns of a layer's tiles."""
+    height, width, _ = item.shape
+    if item.tiling is None:
+        return [(range(height), range(width))]
+    return list(product(pieces(height, item.tiling.rows), pieces(width, item.tiling.columns)))
 
 
 def _weight_rows(plan: Plan) -> list[bytes]:

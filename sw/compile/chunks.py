@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from bitloop.hw.config import CoreConfig
 from bitloop.hw.isa import Window
@@ -35,8 +36,8 @@ class _Work:
     columns: range
     groups: range
     part: int
-    band: Band | None = None
-    """Of a layer computed whole."""
+    band: Band
+    """What the COMPUTE makes of these rows and columns."""
 
 
 class _Turns:
@@ -118,8 +119,7 @@ class Chunker:
         if item.shape[:2] == (1, 1):
             region = replace(region, words=output_words(piece.groups, self.config))
         elif number == len(work) - 1 or work[number + 1].tile != piece.tile:
-            start = min(y.rows.start for y in work if y.tile == piece.tile)
-            region = replace(region, rows=range(start, piece.rows.stop))
+            region = replace(region, rows=piece.rows)
         else:
             return
         self.moves.store(self._port(name, Window.OUTPUT), placed, region)
@@ -203,25 +203,22 @@ class Chunker:
                 rows = first_blocks(item, self.config)
             if cut is not None:
                 rows = [y for y in cut(rows) if y]
-            return [
-                _Work(n, band.rows, band.columns, g, 0, band)
-                for n, y in enumerate(rows)
-                for g in ranges
-                for band in item.bands_of(y)
-            ]
-        down = pieces(height, tiling.rows)
-        tiles = list(
-            enumerate(
-                (rows, columns)
-                for rows in (down if cut is None else cut(down))
-                for columns in pieces(width, tiling.columns)
-            )
-        )
-        if tiling.pieces_first:
-            return [_Work(n, *tile, groups, 0) for groups in ranges for n, tile in tiles]
-        if tiling.passes_first:
-            return [_Work(n, *tile, g, p) for n, tile in tiles for p in parts for g in ranges]
-        return [_Work(n, *tile, g, p) for n, tile in tiles for g in ranges for p in parts]
+            tiles = [(y, range(width)) for y in rows]
+        else:
+            down = pieces(height, tiling.rows)
+            across = pieces(width, tiling.columns)
+            tiles = list(product(down if cut is None else cut(down), across))
+        numbers = range(len(tiles))
+        order = list(product(numbers, ranges, parts))
+        if tiling is not None and tiling.pieces_first:
+            order = [(n, g, p) for g, n, p in product(ranges, numbers, parts)]
+        elif tiling is not None and tiling.passes_first:
+            order = [(n, g, p) for n, p, g in product(numbers, parts, ranges)]
+        return [
+            _Work(n, *tiles[n], g, p, band)
+            for n, g, p in order
+            for band in item.cells(p, *tiles[n])
+        ]
 
     def _needs(self, item: Compiled, piece: _Work, memory: str) -> Hashable:
         """What a COMPUTE uses of a memory."""
@@ -278,8 +275,7 @@ class Chunker:
                 sums = Placed(0, layout).holding(tiling.sums, region)
         assert source is not None and target is not None
         return Block(
-            piece.groups, piece.rows, piece.columns, piece.part, source, target, residual, sums,
-            0, 0, 0, False, piece.band,
+            piece.groups, piece.band, piece.part, source, target, residual, sums, 0, 0, 0
         )  # fmt: skip
 
     def _source_region(self, item: Compiled, tiling: Tiling, piece: _Work) -> Region:

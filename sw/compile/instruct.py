@@ -78,23 +78,22 @@ class Compiled:
     parameters: NDArray[np.uint8]
     """(groups, bytes)"""
     bands: tuple[Band, ...] = ()
-    """What makes the output of a layer computed whole, one after the other; none: all at once."""
+    """What makes the output, one after the other; none: all of it at once."""
 
     @property
     def groups(self) -> int:
         """Output groups."""
         return self.parameters.shape[0]
 
-    def bands_of(self, rows: range) -> list[Band]:
-        """What makes these rows of the output."""
+    def cells(self, part: int, rows: range, columns: range) -> list[Band]:
+        """What makes these rows and columns of the output in one pass."""
         height, width, _ = self.shape
-        entries = range(len(self.parts[0].entries))
-        bands = self.bands or (Band(range(height), range(width), entries, 0),)
-        cut = (
-            replace(y, rows=range(max(y.rows.start, rows.start), min(y.rows.stop, rows.stop)))
-            for y in bands
+        whole = Band(range(height), range(width), range(len(self.parts[part].entries)), 0)
+        cells = (
+            replace(y, rows=_common(y.rows, rows), columns=_common(y.columns, columns))
+            for y in self.bands or (whole,)
         )
-        return [band for band in cut if band.rows]
+        return [cell for cell in cells if cell.rows and cell.columns]
 
     def reads(self, rows: range, columns: range, words: range, part: int) -> Region:
         """What of the source the output's `rows` and `columns` depend on in one pass; `words`: of
@@ -108,13 +107,16 @@ class Compiled:
         )
 
 
+def _common(a: range, b: range) -> range:
+    return range(max(a.start, b.start), min(a.stop, b.stop))
+
+
 @dataclass(frozen=True)
 class Block:
     """What one COMPUTE makes, and where its data lies."""
 
     groups: range
-    rows: range
-    columns: range
+    band: Band
     part: int
     source: Placed
     target: Placed
@@ -126,12 +128,6 @@ class Block:
     weight_base: int
     parameter_base: int
     mark: bool = False
-    band: Band | None = None
-    """That this block is."""
-
-    def entries(self, part: Part) -> range:
-        """Step entries of the pass that it walks."""
-        return self.band.entries if self.band else range(len(part.entries))
 
 
 def output_words(groups: range, config: CoreConfig) -> range:
@@ -150,9 +146,11 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
     part = item.parts[block.part]
     layer, plan, layout = part.layer, part.plan, block.source.layout
     first_word = block.groups.start // config.groups_per_word
-    row = block.rows.start * layer.stride[0] - layer.padding[0]
+    band = block.band
+    top, left = band.rows.start, band.columns.start
+    row = top * layer.stride[0] - layer.padding[0]
     step, beside = columns(layer, layout)
-    column = block.columns.start * step - beside
+    column = left * step - beside
     word = part.words.start
     if plan.mode in (Mode.DEPTHWISE, Mode.WINDOW, Mode.MAXIMUM):
         word = first_word
@@ -160,9 +158,6 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
     if not part.final:
         assert block.sums is not None
         target, at = block.sums, SUM_WORDS * first_word
-    top, left = block.rows.start, block.columns.start
-    entries = block.entries(part)
-    first_row = block.band.first_row if block.band else 0
     fields = {
         "mark": int(block.mark),
         "mode": plan.mode,
@@ -170,10 +165,10 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
         "output_parity": layer.output_parity if part.final else 0,
         "wrap": int(not part.final),
         "seeded": int(part.seeded),
-        "step_base": block.step_base + entries.start,
+        "step_base": block.step_base + band.entries.start,
         "prologue_count": part.prologue_count,
-        "step_count": len(entries) - part.prologue_count,
-        "weight_base": block.weight_base + first_row,
+        "step_count": len(band.entries) - part.prologue_count,
+        "weight_base": block.weight_base + band.first_row,
         "weight_group_step": 0 if layer.shared else part.weights.shape[1],
         "parameter_base": block.parameter_base,
         "input_base": block.source.address(row, column, word) & ADDRESS_MASK,
@@ -189,8 +184,8 @@ def compute_fields(item: Compiled, block: Block, config: CoreConfig) -> dict[str
         "output_base": target.address(top, left, at) & ADDRESS_MASK,
         "output_row_step": target.layout.row_step & ADDRESS_MASK,
         "output_pixel_step": target.layout.pixel_step & ADDRESS_MASK,
-        "output_height": len(block.rows),
-        "output_width": len(block.columns),
+        "output_height": len(band.rows),
+        "output_width": len(band.columns),
         "groups": len(block.groups),
         "low": layer.requant.low if part.final else 0,
         "high": layer.requant.high if part.final else 255,
@@ -252,11 +247,12 @@ def compute_touches(
     outputs = 1 if part.final else SUM_WORDS
     count = outputs * len(block.groups) * config.parameter_words_per_group
     words = output_words(block.groups, config)
-    region = item.reads(block.rows, block.columns, words, block.part)
+    rows, columns = block.band.rows, block.band.columns
+    region = item.reads(rows, columns, words, block.part)
     if block.source.layout.fold:
         region = replace(region, columns=range(block.source.layout.width))
-    made = Region(block.rows, block.columns, words)
-    sums = Region(block.rows, block.columns, sum_words(words))
+    made = Region(rows, columns, words)
+    sums = Region(rows, columns, sum_words(words))
     reads = [
         words_of(block.source, region),
         Words("steps", block.step_base, len(part.entries)),

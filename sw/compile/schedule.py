@@ -95,9 +95,8 @@ class _Emitter:
         hit = [i for i, y in self._pending if any(y.reads.overlaps(words) for words in writes)]
         if hit:
             self._store(max(hit))
-        part = item.parts[block.part]
-        walked = block.entries(part)
-        entries = part.decoded[walked.start : walked.stop]
+        walked = block.band.entries
+        entries = item.parts[block.part].decoded[walked.start : walked.stop]
         fields = compute_fields(item, block, config)
         self.program.add(Opcode.COMPUTE, fields, reads, writes, None, entries)
 

@@ -210,6 +210,17 @@ def test_a_full_step_ram_takes_no_more_entries():
     check_exact(graph, binary)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_tiles_at_the_border_spend_no_steps_on_padding(residual):
+    graph = chain((16, 16), 64, residual=residual)
+    config = N16.replace(activation_words=640)
+    binary = compile_graph(graph, config)
+    fields, steps = computes(binary)
+    assert len({y["input_base"] for y in fields}) > 9  # more than one tile
+    assert steps <= 0.96 * 48 * 48 * 4 * 4
+    check_exact(graph, binary)
+
+
 def test_padding_that_adds_to_sums_stays():
     graph = chain((8, 8), 64, zero_point=7)
     binary = compile_graph(graph, N16)
