@@ -44,9 +44,11 @@ class VerilatorDevice:
         progress: Progress | None = None,
         cycle_limit: int = 1_000_000_000,
         record: bool = False,
+        library: Path | None = None,
     ) -> None:
         """`waves`: VCD file of everything from each load on (needs another, slower build).
-        `record`: keep the timeline of each run (likewise)."""
+        `record`: keep the timeline of each run (likewise). `library`: what to simulate instead of
+        the RTL, as for `Simulation`."""
         self.config = config
         self.memory = memory or MemoryModel()
         self.simulation: Simulation | None = None
@@ -55,6 +57,7 @@ class VerilatorDevice:
         self._progress = progress
         self._cycle_limit = cycle_limit
         self._record = record
+        self._library = library
 
     def load(self, binary: Binary) -> None:
         """As `Device.load`."""
@@ -68,6 +71,7 @@ class VerilatorDevice:
             self._waves,
             self._progress,
             record=self._record,
+            library=self._library,
         )
         driver = Driver(self.simulation, self.config, self._cycle_limit)
         driver.load(binary, MEMORY_BASE)

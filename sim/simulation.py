@@ -142,14 +142,17 @@ class Simulation:
         verilog: Callable[[CoreConfig, Progress | None], str] = core_verilog,
         outstanding: int = OUTSTANDING_BURSTS,
         record: bool = False,
+        library: Path | None = None,
     ) -> None:
         """`memory_bytes`: size of the memory, zeroed. `waves`: VCD file to write. `record`: keep
-        the timeline of each program (another, slower build). Raises `DeviceError` if the core
-        cannot be built."""
+        the timeline of each program (another, slower build). `library`: what to simulate instead,
+        with `harness.cpp`'s interface. Raises `DeviceError` if the core cannot be built."""
         memory = memory or MemoryModel()
         check_memory(config, memory, outstanding)
-        recipe = core_recipe(config, verilog(config, progress), waves is not None, record)
-        self._library = _open(build(recipe, progress))
+        if library is None:
+            recipe = core_recipe(config, verilog(config, progress), waves is not None, record)
+            library = build(recipe, progress)
+        self._library = _open(library)
         self._record = record
         if record:
             _declare_recording(self._library)
