@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An ECP5 netlist, simulated cell by cell, with as much of Verilator's interface as the harness
 // uses. `test_netlist.py` writes the ports, and the cells as numbers; nothing is compiled for them.
-// Block RAMs and multipliers do what Lattice's guides FPGA-TN-02204 and FPGA-TN-02205 say.
+// Block RAMs and multipliers do what Yosys's mapping and nextpnr's packing rely on.
 #pragma once
 #include <array>
 #include <cstdint>
