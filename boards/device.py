@@ -25,8 +25,8 @@ from bitloop.sim.cycle_model.device import ModelDevice
 from .link.host import LinkBus, Patience
 from .link.line import SerialLine
 from .link.protocol import BAUD, CYCLE_BITS, LinkStatus
-from .sdram import controller_timing
 from .sdram_chip import SdramChip
+from .sdram_timing import controller_timing
 from .targets import Target, find_target
 from .virtual import VirtualBoard, content
 

@@ -14,14 +14,11 @@ from amaranth.lib.wiring import In, Out
 
 from bitloop.hw.axi import axi_read_signature, axi_write_signature
 from bitloop.hw.fifo import Fifo
-from bitloop.sim.cycle_model.board_memory import SdramTiming
 
 from .sdram_chip import BANKS, SdramChip
+from .sdram_timing import READ_BUFFER, controller_timing
 
 RESPONSE_OKAY, RESPONSE_DECODE_ERROR = 0, 3
-READ_BUFFER = 16
-"""Beats that may be in flight or waiting to be taken."""
-
 REFRESH_SLACK = 64
 """Cycles by which a refresh can come later than it is due: the longest way to a point where one can
 be issued, from opening a row to the end of write recovery."""
@@ -43,31 +40,6 @@ def sdram_signature(chip: SdramChip) -> wiring.Signature:
             "dq_oe": Out(1),
             "dq_i": In(chip.data_bits),
         }
-    )
-
-
-def controller_timing(chip: SdramChip, megahertz: float) -> SdramTiming:
-    """What the controller of a chip counts at a clock; with it the core's model knows when the
-    memory takes and gives."""
-
-    def cycles(nanoseconds: float) -> int:
-        return chip.cycles(nanoseconds, megahertz)
-
-    parts = 32 // chip.data_bits
-    precharge = cycles(chip.t_rp)
-    return SdramTiming(
-        words_per_beat=parts,
-        column_bits=chip.column_bits - (parts - 1),
-        row_bits=chip.row_bits,
-        # To the pads and back in two, and one to join a beat of two words.
-        read_stages=chip.cas_latency + 3 + (parts - 1),
-        read_buffer=READ_BUFFER,
-        precharge=precharge,
-        activate=max(cycles(chip.t_rcd), cycles(chip.t_rrd)),
-        refresh=cycles(chip.t_rfc),
-        active=max(cycles(chip.t_ras), cycles(chip.t_rc) - precharge),
-        write_recovery=max(cycles(chip.t_wr), chip.t_wr_cycles),
-        refresh_interval=cycles(chip.refresh_interval) - 2,
     )
 
 
