@@ -4,8 +4,9 @@
 // argv: clock cycles of a bit on the line, then the memory chip's parameters where there is one.
 // Prints the terminal's name. Standard input is a way around the line: an address, a size (32 bits
 // each, little-endian) and so many bytes go into the memory chip, and a line says so. Ends when
-// standard input does, or with 1 and a line on standard error when a chip's data sheet is violated. The clock stands still while nothing has come or gone for
-// kPatience cycles, so a board nobody talks to costs nothing; a host that waits for the core asks.
+// standard input does, or with 1 and a line on standard error when a chip's data sheet is violated.
+// The clock stands still while nothing has come or gone for kPatience cycles, so a board nobody
+// talks to costs nothing; a host that waits for the core asks.
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
